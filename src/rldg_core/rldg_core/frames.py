@@ -1,10 +1,10 @@
 """Frame algebra on SE(3): the one implementation that every package uses.
 
-Conventions (REP 103): SI units, right-handed frames, quaternions ordered x, y, z, w. A :class:`Pose` named ``a_b`` maps
-coordinates in frame ``b`` to frame ``a``, so ``a_b @ b_c`` is ``a_c``. Quaternions are returned on the hemisphere
-``w >= 0``. Twists, wrenches and action deltas are *free vectors about the TCP*: changing their frame rotates both halves
-and nothing else, so a pure translation never becomes a rotation (the 6x6 adjoint would couple them through the lever arm,
-which is the action-frame fault of the original HIL-SERL release).
+Conventions (REP 103): SI units, right-handed frames, quaternions ordered x, y, z, w. A :class:`Pose` named ``a_b``
+maps coordinates in frame ``b`` to frame ``a``, so ``a_b @ b_c`` is ``a_c``. Quaternions are returned on the
+hemisphere ``w >= 0``. Twists, wrenches and action deltas are *free vectors about the TCP*: changing their frame
+rotates both halves and nothing else, so a pure translation never becomes a rotation (the 6x6 adjoint would couple
+them through the lever arm, which is the action-frame fault of the original HIL-SERL release).
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Pose:
             raise ValueError(f"pose: shapes {position.shape} and {quaternion.shape}, expected (3,) and (4,)")
         norm = float(np.linalg.norm(quaternion))
         if not (np.isfinite(position).all() and np.isfinite(norm) and norm > 1e-6):
-            raise ValueError(f"pose: position {position} and quaternion {quaternion} must be finite, the quaternion not 0")
+            raise ValueError(f"pose: position {position} and quaternion {quaternion} must be finite, the quaternion
+            not 0")
         quaternion = quaternion / norm
         if quaternion[3] < 0.0:
             quaternion = -quaternion

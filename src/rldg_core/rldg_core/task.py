@@ -1,8 +1,9 @@
 """Task files: everything that is special about a task, read by every package through :func:`load_task`.
 
-A task file is YAML. Lengths are metres, angles radians, times seconds, forces newtons; the unit is in the name. A file may
-say ``extends: other.yaml`` (relative to itself): its own keys are laid over that file's, mapping by mapping. Unknown keys,
-values out of range and missing files are refused with one line that names the file, the key and what is allowed.
+A task file is YAML. Lengths are metres, angles radians, times seconds, forces newtons; the unit is in the name. A
+file may say ``extends: other.yaml`` (relative to itself): its own keys are laid over that file's, mapping by
+mapping. Unknown keys, values out of range and missing files are refused with one line that names the file, the key
+and what is allowed.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class GripperState(enum.StrEnum):
     CLOSED = "closed"
 
 
-class PoseSpec(_Strict, kw_only=True):
+class PoseSpec(_Strict, frozen=True, kw_only=True):
     xyz_m: XYZ = (0.0, 0.0, 0.0)
     rpy_rad: RPY = (0.0, 0.0, 0.0)  # fixed-axis roll, pitch, yaw
 
@@ -83,7 +84,7 @@ class PoseSpec(_Strict, kw_only=True):
         return Pose.from_rpy(self.xyz_m, self.rpy_rad)
 
 
-class Range(_Strict, kw_only=True):
+class Range(_Strict, frozen=True, kw_only=True):
     """Half widths of a uniform randomisation."""
 
     xyz_m: tuple[Length, Length, Length] = (0.0, 0.0, 0.0)
@@ -95,7 +96,7 @@ class Range(_Strict, kw_only=True):
         return Pose.from_rpy(rng.uniform(-half, half), (0.0, 0.0, rng.uniform(-self.yaw_rad, self.yaw_rad)))
 
 
-class Placement(_Strict, kw_only=True):
+class Placement(_Strict, frozen=True, kw_only=True):
     """A nominal pose and how far an episode's start may deviate from it."""
 
     pose: PoseSpec = PoseSpec()
@@ -108,7 +109,7 @@ class Placement(_Strict, kw_only=True):
         return Pose(nominal.position + offset.position, turned.quaternion)
 
 
-class Control(_Strict, kw_only=True):
+class Control(_Strict, frozen=True, kw_only=True):
     rate_hz: Annotated[float, msgspec.Meta(ge=1.0, le=50.0)] = 10.0
     translation_scale_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.05)] = 0.015
     rotation_scale_rad: Annotated[float, msgspec.Meta(gt=0.0, le=0.3)] = 0.1
@@ -128,7 +129,7 @@ class Control(_Strict, kw_only=True):
         return np.array([self.translation_scale_m] * 3 + [self.rotation_scale_rad] * 3)
 
 
-class Gains(_Strict, kw_only=True):
+class Gains(_Strict, frozen=True, kw_only=True):
     """Cartesian impedance in the base frame; rotation error is the rotation vector (crisp_controllers' convention)."""
 
     k_pos_n_m: tuple[NonNegative, NonNegative, NonNegative]
@@ -149,7 +150,7 @@ _COMPLIANCE = Gains(
 )
 
 
-class Impedance(_Strict, kw_only=True):
+class Impedance(_Strict, frozen=True, kw_only=True):
     compliance: Gains = _COMPLIANCE  # while an episode runs
     precision: Gains = _COMPLIANCE  # while the arm is being reset
     target_filter: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.995  # per ms: new = (1 - f) target + f old
@@ -157,7 +158,7 @@ class Impedance(_Strict, kw_only=True):
     nullspace_stiffness_nm_rad: NonNegative = 0.5
 
 
-class Workspace(_Strict, kw_only=True):
+class Workspace(_Strict, frozen=True, kw_only=True):
     """Where a commanded target may be: a box in the base frame and a cone and yaw range about the tool-down posture."""
 
     min_m: XYZ
@@ -167,7 +168,7 @@ class Workspace(_Strict, kw_only=True):
     max_yaw_rad: Annotated[float, msgspec.Meta(gt=0.0, le=1.5)] = 0.8
 
 
-class Safety(_Strict, kw_only=True):
+class Safety(_Strict, frozen=True, kw_only=True):
     max_linear_speed_m_s: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.4  # of the commanded target
     max_angular_speed_rad_s: Annotated[float, msgspec.Meta(gt=0.0, le=3.0)] = 2.5
     max_force_n: Annotated[float, msgspec.Meta(gt=0.0, le=100.0)] = 40.0
@@ -178,7 +179,7 @@ class Safety(_Strict, kw_only=True):
     gripper_dwell_s: NonNegative = 0.5  # least time between two toggles
 
 
-class Success(_Strict, kw_only=True):
+class Success(_Strict, frozen=True, kw_only=True):
     """The subject's pose in the fixture frame lies within the tolerances of ``goal`` for consecutive ticks."""
 
     subject: Subject = Subject.TCP
@@ -189,11 +190,11 @@ class Success(_Strict, kw_only=True):
     consecutive_ticks: Annotated[int, msgspec.Meta(ge=1, le=20)] = 1
 
 
-class Camera(_Strict, kw_only=True):
+class Camera(_Strict, frozen=True, kw_only=True):
     image_size_px: Annotated[int, msgspec.Meta(ge=32, le=512)] = 256  # side of the square wrist image
 
 
-class Task(_Strict, kw_only=True):
+class Task(_Strict, frozen=True, kw_only=True):
     """One task file. Frames: ``base`` is the robot's base, ``fixture`` the port, board or bowl, z up."""
 
     name: Name
@@ -232,7 +233,7 @@ class Task(_Strict, kw_only=True):
         raise TaskError(f"task {self.name}: no scene {name!r}; it has {', '.join(s.name for s in self.scenes)}")
 
 
-class Robot(_Strict, kw_only=True):
+class Robot(_Strict, frozen=True, kw_only=True):
     """One file of ``config/robots``: what is special about an arm."""
 
     name: Name

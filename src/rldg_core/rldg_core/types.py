@@ -1,7 +1,7 @@
 """Observation, action, step and episode: the records that flow through the graph, free of ROS.
 
-Field meanings, units and frames are those of the messages of the same names in ``rldg_interfaces``; ``rldg_ros`` converts
-between the two. Arrays are numpy; stamps are integer nanoseconds of the node clock.
+Field meanings, units and frames are those of the messages of the same names in ``rldg_interfaces``; ``rldg_ros``
+converts between the two. Arrays are numpy; stamps are integer nanoseconds of the node clock.
 """
 
 from __future__ import annotations

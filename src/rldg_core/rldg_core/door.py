@@ -1,0 +1,355 @@
+"""The one door to the arm: choose who drives at a tick, check what they ask, say what was done.
+
+Pure: the arbiter node feeds it and publishes what it returns; the gymnasium environment calls it directly. So the
+rules that a policy meets in training, in simulation and on the robot are the same lines of code.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from rldg_core.frames import Array, Pose, apply_body_delta, body_delta
+from rldg_core.safety import Envelope, ForceGuard, limit_speed
+from rldg_core.task import GripperUse, SetPoint, Task
+from rldg_core.teleop import HumanCommand
+from rldg_core.types import (
+    ACTION_SIZE,
+    Action,
+    ActionChunk,
+    Change,
+    EpisodeStatus,
+    Observation,
+    Phase,
+    Source,
+    Step,
+)
+
+MAX_CHUNK = 256  # longest chunk that is accepted
+
+
+class Door:
+    """Arbitration, set-point rule and safety for one arm and one task.
+
+    Args:
+        task: scales, workspace, limits.
+        tcp_frame: frame id that actions must carry.
+    """
+
+    def __init__(self, task: Task, tcp_frame: str) -> None:
+        self._task = task
+        self._tcp_frame = tcp_frame
+        self._envelope = Envelope(task.workspace)
+        self._guard = ForceGuard(task.safety)
+        self._chunks: dict[str, ActionChunk] = {}
+        self._refusals: dict[str, str] = {}
+        self._in_force: deque[int] = deque(maxlen=MAX_CHUNK)  # stamps of the observations of the last ticks
+        self._selected = ""
+        self._estop = ""
+        self._target: Pose | None = None  # the last target that was sent
+        self._holding = False
+        self._gripper_closed = task.control.gripper is GripperUse.FIXED
+        self._gripper_toggled_ns: int | None = None
+        self._judged_ns = -1
+        self._closed_episode = ""
+
+    # --- what comes in between ticks -------------------------------------------------------------------------------
+
+    @property
+    def selected(self) -> str:
+        """Id of the policy that may drive when no human does, "" for none."""
+        return self._selected
+
+    @property
+    def estop(self) -> str:
+        """Why the latched e-stop is set, "" if it is not."""
+        return self._estop
+
+    @property
+    def target(self) -> Pose | None:
+        """The last target that was sent, base frame."""
+        return self._target
+
+    def offer(self, chunk: ActionChunk) -> str:
+        """Take in what a policy asks for; the newest answer of each policy is kept.
+
+        Returns:
+            "" if it was kept, else why it was refused (also said in the next step if that policy is selected).
+        """
+        reason = self._refusal(chunk)
+        if reason:
+            self._refusals[chunk.policy_id] = reason
+            return reason
+        known = self._chunks.get(chunk.policy_id)
+        if known is None or chunk.observation_stamp_ns >= known.observation_stamp_ns:
+            self._chunks[chunk.policy_id] = chunk
+            self._refusals.pop(chunk.policy_id, None)
+        return ""
+
+    def select(self, policy_id: str, now_ns: int, require_fresh: bool = True) -> str:
+        """Let a policy drive from the next tick on; "" lets none.
+
+        Returns:
+            "" if done, else why not; the selection is then unchanged.
+        """
+        if policy_id and require_fresh:
+            chunk = self._chunks.get(policy_id)
+            if chunk is None:
+                known = ", ".join(sorted(self._chunks)) or "none"
+                return f"policy {policy_id!r} has sent no action; policies heard: {known}"
+            age_s = (now_ns - chunk.observation_stamp_ns) * 1e-9
+            if age_s > self._lifetime_s(chunk):
+                return f"policy {policy_id!r} is stale: its last action answers an observation {age_s:.2f} s old"
+        self._selected = policy_id
+        return ""
+
+    def set_estop(self, cause: str) -> None:
+        """Latch the e-stop with a cause; "" releases it."""
+        self._estop = cause
+
+    # --- a tick ----------------------------------------------------------------------------------------------------
+
+    def tick(
+        self,
+        now_ns: int,
+        observation: Observation | None,
+        episode: EpisodeStatus | None,
+        human: HumanCommand | None = None,
+        faults: Sequence[str] = (),
+        measured: Pose | None = None,
+        reset_target: Pose | None = None,
+    ) -> Step | None:
+        """Decide what the arm is told now.
+
+        Args:
+            now_ns: time of the tick; ticks are ``control.period_s`` apart.
+            observation: the newest one, or None if there never was one.
+            episode: the newest verdict, or None.
+            human: what the operator asks for.
+            faults: reasons from outside for which the arm must hold.
+            measured: TCP pose now, base frame; the observation's where None.
+            reset_target: where the reset motion wants the arm now; only heeded while the episode is resetting.
+
+        Returns:
+            The step to publish, or None while the arm's pose is unknown (then nothing may be commanded).
+        """
+        if measured is None:
+            measured = observation.tcp_pose if observation is not None else None
+        if measured is None:
+            return None
+        if observation is not None:
+            self._in_force.append(observation.stamp_ns)
+            self._guard.update(observation.wrench)
+
+        blocked = self._blocked(now_ns, observation, episode, human, faults)
+        policy_action, policy_trouble = self._due(now_ns)
+        human_action = human.action if human is not None and human.active else None
+        changed, reason = Change.NONE, blocked
+        source, wish = Source.HOLD, None
+        phase = episode.phase if episode is not None else Phase.IDLE
+        running = phase is Phase.RUNNING
+        in_episode = (
+            running
+            and observation is not None
+            and episode is not None
+            and bool(episode.episode_id)
+            and observation.episode_id == episode.episode_id
+        )
+        if blocked:
+            changed |= Change.FORCE_GUARD if self._guard.tripped else Change.NONE
+        elif phase is Phase.RESETTING:
+            source = Source.RESET if reset_target is not None else Source.HOLD
+        elif human_action is not None and (running or phase is Phase.IDLE):
+            source, wish = Source.HUMAN, human_action
+        elif in_episode and self._selected:
+            if policy_action is None:
+                reason, changed = policy_trouble, changed | Change.REFUSED
+            else:
+                source, wish = Source.POLICY, policy_action
+        if wish is not None and not np.isfinite(wish.delta).all():
+            source, wish, reason = Source.HOLD, None, "human action is not finite"
+            changed |= Change.REFUSED
+
+        if wish is not None:
+            target, clipped = self._set_point(wish.delta, measured)
+            changed |= clipped
+        elif source is Source.RESET and reset_target is not None:
+            target = reset_target
+        else:
+            target = self._target if self._holding and self._target is not None else measured
+        self._holding = source is Source.HOLD
+        target, limited = self._within_limits(target, measured)
+        changed |= limited
+        gripper_closed, dwell = self._gripper(now_ns, wish, source)
+        changed |= dwell
+        executed = Action(self._executed(measured, target, source), gripper_closed)
+        self._target = target
+        return self._step(
+            now_ns, observation, episode, source, executed, target, policy_action, human_action, changed, reason
+        )
+
+    # --- parts -----------------------------------------------------------------------------------------------------
+
+    def _refusal(self, chunk: ActionChunk) -> str:
+        deltas = np.asarray(chunk.deltas)
+        if chunk.frame_id != self._tcp_frame:
+            return f"action in frame {chunk.frame_id!r}, must be {self._tcp_frame!r}"
+        if deltas.ndim != 2 or deltas.shape[1] != ACTION_SIZE or not 1 <= len(deltas) <= MAX_CHUNK:
+            return f"action chunk has shape {deltas.shape}, must be (1 to {MAX_CHUNK}, {ACTION_SIZE})"
+        if len(chunk.gripper_closed) != len(deltas):
+            return f"action chunk has {len(chunk.gripper_closed)} gripper states for {len(deltas)} deltas"
+        if not np.isfinite(deltas).all():
+            return "action is not finite"
+        if not 0.0 < chunk.period_s <= 10.0:
+            return f"action chunk has period {chunk.period_s} s, must be in (0, 10]"
+        if self._in_force and chunk.observation_stamp_ns > self._in_force[-1] + 10**9:
+            return "action answers an observation from the future"
+        return ""
+
+    def _lifetime_s(self, chunk: ActionChunk) -> float:
+        """How old the observation may be that a chunk answers: its own length beyond the age limit."""
+        return self._task.safety.max_action_age_s + (len(chunk.deltas) - 1) * chunk.period_s
+
+    def _due(self, now_ns: int) -> tuple[Action | None, str]:
+        """The selected policy's action for this tick, or why there is none."""
+        if not self._selected:
+            return None, ""
+        refusal = self._refusals.get(self._selected)
+        if refusal:
+            return None, f"policy {self._selected!r} refused: {refusal}"
+        chunk = self._chunks.get(self._selected)
+        if chunk is None:
+            return None, f"policy {self._selected!r} has sent no action"
+        age_s = (now_ns - chunk.observation_stamp_ns) * 1e-9
+        if age_s > self._lifetime_s(chunk):
+            return None, f"policy {self._selected!r} is stale: answers an observation {age_s:.2f} s old"
+        ticks = sum(1 for stamp in self._in_force if stamp > chunk.observation_stamp_ns)
+        index = min(int(ticks * self._task.control.period_s / chunk.period_s + 1e-6), len(chunk.deltas) - 1)
+        return Action(np.asarray(chunk.deltas[index], dtype=np.float64), bool(chunk.gripper_closed[index])), ""
+
+    def _blocked(
+        self,
+        now_ns: int,
+        observation: Observation | None,
+        episode: EpisodeStatus | None,
+        human: HumanCommand | None,
+        faults: Sequence[str],
+    ) -> str:
+        """Why nobody may drive at this tick, "" if somebody may."""
+        if self._estop:
+            return f"e-stop: {self._estop}"
+        if faults:
+            return "; ".join(faults)
+        if human is not None and human.fault:
+            return human.fault
+        if observation is None:
+            return "no observation yet"
+        limit_s = self._task.safety.max_observation_age_s
+        age_s = (now_ns - observation.stamp_ns) * 1e-9
+        if age_s > limit_s:
+            return f"observation is {age_s:.2f} s old, limit {limit_s} s"
+        if observation.state_age_s + age_s - observation.image_age_s > limit_s:
+            return f"arm state is {observation.state_age_s:.2f} s old, limit {limit_s} s"
+        if episode is None:
+            return "no episode manager yet"
+        lag_s = (observation.stamp_ns - episode.stamp_ns) * 1e-9
+        if lag_s > limit_s and episode.phase is not Phase.RESETTING:
+            return f"episode verdict is {lag_s:.2f} s behind the observation, limit {limit_s} s"
+        if self._guard.tripped:
+            force, torque = np.linalg.norm(observation.wrench[:3]), np.linalg.norm(observation.wrench[3:])
+            return f"force guard: {force:.1f} N, {torque:.1f} N m"
+        return ""
+
+    def _set_point(self, delta: Array, measured: Pose) -> tuple[Pose, Change]:
+        """The set-point rule of the task applied to an action."""
+        control = self._task.control
+        clipped = np.clip(delta, -1.0, 1.0)
+        changed = Change.CLIPPED if np.abs(delta).max() > 1.0 else Change.NONE
+        if control.setpoint is SetPoint.MEASURED or self._target is None:
+            return apply_body_delta(measured, clipped * control.scale), changed
+        ahead = body_delta(measured, apply_body_delta(self._target, clipped * control.scale))
+        leash = np.array([control.leash_m] * 3 + [control.leash_rad] * 3)
+        return apply_body_delta(measured, np.clip(ahead, -leash, leash)), changed
+
+    def _within_limits(self, target: Pose, measured: Pose) -> tuple[Pose, Change]:
+        """Workspace, then speed. The very first target counts from where the measured pose enters the workspace."""
+        safety, period_s = self._task.safety, self._task.control.period_s
+        wanted = self._envelope.coordinates(target)
+        allowed = self._envelope.clamp(wanted)
+        changed = Change.WORKSPACE if np.abs(allowed - wanted).max() > 1e-9 else Change.NONE
+        last = self._target if self._target is not None else measured
+        previous = self._envelope.clamp(self._envelope.coordinates(last))
+        limited = limit_speed(
+            previous, allowed, safety.max_linear_speed_m_s * period_s, safety.max_angular_speed_rad_s * period_s
+        )
+        if np.abs(limited - allowed).max() > 1e-9:
+            changed |= Change.SPEED
+        return (self._envelope.pose(limited) if changed else target), changed
+
+    def _gripper(self, now_ns: int, wish: Action | None, source: Source) -> tuple[bool, Change]:
+        """The held gripper state after this tick: a toggle waits until the last one is ``gripper_dwell_s`` old."""
+        if self._task.control.gripper is GripperUse.FIXED:
+            return True, Change.NONE
+        wanted = self._gripper_closed
+        if source is Source.RESET:
+            wanted = False
+        elif wish is not None:
+            wanted = wish.gripper_closed
+        if wanted == self._gripper_closed:
+            return wanted, Change.NONE
+        last = self._gripper_toggled_ns
+        if last is not None and now_ns - last < self._task.safety.gripper_dwell_s * 1e9:
+            return self._gripper_closed, Change.GRIPPER_DWELL
+        self._gripper_closed, self._gripper_toggled_ns = wanted, now_ns
+        return wanted, Change.NONE
+
+    def _executed(self, measured: Pose, target: Pose, source: Source) -> Array:
+        """The action that was really done, in [-1, 1]: what is stored is what was executed, not what was asked."""
+        if source is Source.HOLD:
+            return np.zeros(ACTION_SIZE)
+        return np.clip(body_delta(measured, target) / self._task.control.scale, -1.0, 1.0)
+
+    def _step(
+        self,
+        now_ns: int,
+        observation: Observation | None,
+        episode: EpisodeStatus | None,
+        source: Source,
+        executed: Action,
+        target: Pose,
+        policy_action: Action | None,
+        human_action: Action | None,
+        changed: Change,
+        reason: str,
+    ) -> Step:
+        """The record of this tick. A verdict counts once: in the first step that knows it."""
+        reward, is_last, truncated = 0.0, False, False
+        if episode is not None:
+            if episode.stamp_ns > self._judged_ns:
+                self._judged_ns, reward = episode.stamp_ns, episode.reward
+            if episode.phase is Phase.ENDED and episode.episode_id != self._closed_episode:
+                self._closed_episode, is_last = episode.episode_id, True
+                truncated = episode.outcome in ("timeout", "aborted")
+        episode_id = observation.episode_id if observation is not None else ""
+        return Step(
+            stamp_ns=now_ns,
+            observation_stamp_ns=observation.stamp_ns if observation is not None else 0,
+            source=source,
+            executed=executed,
+            target=target,
+            episode_id=episode_id,
+            index=observation.index if observation is not None else 0,
+            is_first=bool(episode_id) and observation is not None and observation.index == 0,
+            is_last=is_last,
+            reward=reward,
+            terminated=is_last and not truncated,
+            truncated=is_last and truncated,
+            policy_id=self._selected,
+            policy_action=policy_action,
+            human_action=human_action,
+            changed=changed,
+            reason=reason,
+            command_age_s=(now_ns - observation.stamp_ns) * 1e-9 if observation is not None else 0.0,
+        )

@@ -1,0 +1,181 @@
+"""The life of an episode: reset, run, success rule, time limit, operator labels. Pure; the episode manager node feeds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from rldg_core.frames import Pose, body_delta
+from rldg_core.task import GripperState, Subject, Success, Task
+from rldg_core.types import EpisodeStatus, Observation, Outcome, Phase
+
+LABELS = {"success": Outcome.SUCCESS, "failure": Outcome.FAILURE, "aborted": Outcome.ABORTED}
+
+AT_REST_M_S = 0.02
+AT_REST_RAD_S = 0.1
+AT_START_M = 0.01
+AT_START_RAD = 0.1
+
+
+def reached(success: Success, subject: Pose, fixture: Pose, gripper_closed: bool) -> bool:
+    """The success rule: is the subject at the goal?
+
+    Args:
+        success: goal and tolerances in the fixture frame.
+        subject: TCP or object, whichever the rule names, base frame.
+        fixture: port, board or bowl, base frame.
+        gripper_closed: the held gripper state.
+    """
+    if success.gripper is GripperState.OPEN and gripper_closed:
+        return False
+    if success.gripper is GripperState.CLOSED and not gripper_closed:
+        return False
+    goal = fixture @ success.goal.pose()
+    # per axis of the fixture, so that the tolerance of the insertion axis means depth whatever the tool's yaw
+    offset = (fixture.inverse() @ subject).position - np.array(success.goal.xyz_m)
+    if (np.abs(offset) > np.array(success.position_tolerance_m)).any():
+        return False
+    return float(np.linalg.norm(body_delta(goal, subject)[3:])) <= success.rotation_tolerance_rad
+
+
+def at_start(observation: Observation, start: Pose) -> bool:
+    """Whether the arm has come to rest at the start pose."""
+    offset = body_delta(start, observation.tcp_pose)
+    return bool(
+        np.linalg.norm(offset[:3]) < AT_START_M
+        and np.linalg.norm(offset[3:]) < AT_START_RAD
+        and np.linalg.norm(observation.tcp_twist[:3]) < AT_REST_M_S
+        and np.linalg.norm(observation.tcp_twist[3:]) < AT_REST_RAD_S
+    )
+
+
+class Judge:
+    """Turns observations into verdicts, one per observation."""
+
+    def __init__(self, task: Task, session_id: str) -> None:
+        self._task = task
+        self._status = EpisodeStatus(stamp_ns=0, session_id=session_id, task=task.name)
+        self._number = 0
+        self._hits = 0
+        self._label: tuple[Outcome, str] | None = None
+
+    @property
+    def status(self) -> EpisodeStatus:
+        """The latest verdict."""
+        return self._status
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """Which ground truth the success rule needs beside the observation."""
+        return ("fixture", "object") if self._task.success.subject is Subject.OBJECT else ("fixture",)
+
+    def begin(self, scene: str, seed: int, instruction: str = "") -> EpisodeStatus:
+        """Start a new episode: it is resetting until :meth:`start` is called.
+
+        Raises:
+            TaskError: the task has no such scene.
+        """
+        self._number += 1
+        self._hits, self._label = 0, None
+        self._status = EpisodeStatus(
+            stamp_ns=self._status.stamp_ns,
+            session_id=self._status.session_id,
+            episode_id=f"{self._status.session_id}/{self._number:04d}",
+            task=self._task.name,
+            scene=self._task.scene(scene).name,
+            seed=seed,
+            instruction=instruction or self._task.instruction,
+            phase=Phase.RESETTING,
+        )
+        return self._status
+
+    def start(self, observation: Observation) -> EpisodeStatus:
+        """The reset is done: this observation gives reset pose and tare, the next one is number 0 of the episode."""
+        self._status = replace(
+            self._status,
+            stamp_ns=observation.stamp_ns,
+            phase=Phase.RUNNING,
+            reset_pose=observation.tcp_pose,
+            tare=observation.wrench,
+        )
+        return self._status
+
+    def idle(self, stamp_ns: int) -> EpisodeStatus:
+        """No episode is wanted."""
+        self._status = EpisodeStatus(stamp_ns=stamp_ns, session_id=self._status.session_id, task=self._task.name)
+        return self._status
+
+    def label(self, label: str, labeller: str = "operator") -> str:
+        """An operator's verdict: ends the running episode at the next observation, or changes the outcome of the
+        last one.
+
+        Returns:
+            "" if it was taken, else why not.
+        """
+        if label == "undo":
+            if self._label is None:
+                return "nothing to undo"
+            self._label = None
+            return ""
+        if label not in LABELS:
+            return f"label {label!r} is not one of {', '.join((*LABELS, 'undo'))}"
+        if self._status.phase is Phase.RUNNING:
+            self._label = (LABELS[label], f"label by {labeller}")
+        elif self._status.phase is Phase.ENDED:
+            self._finish(self._status.stamp_ns, LABELS[label], f"relabelled by {labeller}")
+        else:
+            return f"no episode to label: the phase is {self._status.phase.name.lower()}"
+        return ""
+
+    def abort(self, reason: str) -> None:
+        """End the running or resetting episode at the next observation, whatever it shows."""
+        self._label = (Outcome.ABORTED, reason)
+
+    def judge(self, observation: Observation, fixture: Pose | None, subject_object: Pose | None = None) ->
+    EpisodeStatus:
+        """The verdict on one observation.
+
+        Args:
+            observation: the newest one.
+            fixture: pose of the fixture, base frame; None where it is not known (then only labels give success).
+            subject_object: pose of the free object, base frame, for rules about the object.
+        """
+        stamp_ns = observation.stamp_ns
+        if self._status.phase not in (Phase.RUNNING, Phase.RESETTING):
+            self._status = replace(self._status, stamp_ns=stamp_ns, reward=0.0)
+        elif self._label is not None:
+            self._finish(stamp_ns, *self._label)
+            self._label = None
+        elif self._status.phase is Phase.RESETTING or observation.episode_id != self._status.episode_id:
+            self._status = replace(self._status, stamp_ns=stamp_ns)
+        else:
+            self._judge_running(observation, fixture, subject_object)
+        return self._status
+
+    def _judge_running(self, observation: Observation, fixture: Pose | None, subject_object: Pose | None) -> None:
+        rule = self._task.success
+        subject = observation.tcp_pose if rule.subject is Subject.TCP else subject_object
+        hit = (
+            fixture is not None
+            and subject is not None
+            and reached(rule, subject, fixture, observation.gripper_closed)
+        )
+        self._hits = self._hits + 1 if hit else 0
+        self._status = replace(self._status, stamp_ns=observation.stamp_ns, index=observation.index)
+        if hit and observation.index == 0:
+            self._finish(observation.stamp_ns, Outcome.ABORTED, "the goal was reached before the first action")
+        elif self._hits >= rule.consecutive_ticks:
+            self._finish(observation.stamp_ns, Outcome.SUCCESS, "goal reached")
+        elif observation.index >= self._task.max_steps:
+            self._finish(observation.stamp_ns, Outcome.TIMEOUT, f"time limit of {self._task.time_limit_s} s")
+
+    def _finish(self, stamp_ns: int, outcome: Outcome, reason: str) -> None:
+        self._status = replace(
+            self._status,
+            stamp_ns=stamp_ns,
+            phase=Phase.ENDED,
+            outcome=outcome,
+            reason=reason,
+            reward=1.0 if outcome is Outcome.SUCCESS else 0.0,
+        )
