@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from rldg_core.frames import Array, Pose
-from rldg_core.scene_spec import SceneSpec
+from rldg_core.scene_spec import SceneSpec, Simulation
 
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0.0)]
@@ -213,6 +213,7 @@ class Task(_Strict, frozen=True, kw_only=True):
     start: Placement  # TCP at the start of an episode, in the fixture frame
     reset_lift_m: Length = 0.05  # the reset motion first rises by this much
     success: Success
+    simulation: Simulation | None = None  # geometry of fixture and object; None: for the rig only
     scenes: Annotated[tuple[SceneSpec, ...], msgspec.Meta(min_length=1)]
     sources: tuple[str, ...] = ()  # where outlines, clearances and ranges come from
 
