@@ -28,6 +28,7 @@ from rldg_core.types import (
 )
 
 MAX_CHUNK = 256  # longest chunk that is accepted
+OUTSIDE_M, OUTSIDE_RAD = 0.02, 0.2  # an arm further outside its workspace is not commanded, except by the reset motion
 
 
 class Door:
@@ -54,6 +55,7 @@ class Door:
         self._gripper_toggled_ns: int | None = None
         self._judged_ns = -1
         self._closed_episode = ""
+        self.trouble = ""
 
     # --- what comes in between ticks -------------------------------------------------------------------------------
 
@@ -133,12 +135,26 @@ class Door:
             reset_target: where the reset motion wants the arm now; only heeded while the episode is resetting.
 
         Returns:
-            The step to publish, or None while the arm's pose is unknown (then nothing may be commanded).
+            The step to publish, or None while nothing may be commanded (``trouble`` says why): the arm's pose is
+            unknown, or it would start far outside the workspace. The arm then holds by itself.
         """
         if measured is None:
             measured = observation.tcp_pose if observation is not None else None
         if measured is None:
+            self.trouble = "the pose of the arm is unknown"
             return None
+        phase = episode.phase if episode is not None else Phase.IDLE
+        if phase is Phase.RESETTING and reset_target is None:
+            self._target = None  # the scene may be moving the arm: follow it instead of pulling it back
+        if self._target is None and phase is not Phase.RESETTING:
+            outside = np.abs(self._envelope.excess(measured))
+            if outside[:3].max() > OUTSIDE_M or outside[3:].max() > OUTSIDE_RAD:
+                self.trouble = (
+                    f"the TCP is {outside[:3].max():.3f} m and {outside[3:].max():.2f} rad outside the workspace: "
+                    "bring it back by hand or by a reset"
+                )
+                return None
+        self.trouble = ""
         if observation is not None:
             self._in_force.append(observation.stamp_ns)
             self._guard.update(observation.wrench)
@@ -148,7 +164,6 @@ class Door:
         human_action = human.action if human is not None and human.active else None
         changed, reason = Change.NONE, blocked
         source, wish = Source.HOLD, None
-        phase = episode.phase if episode is not None else Phase.IDLE
         running = phase is Phase.RUNNING
         in_episode = (
             running

@@ -52,9 +52,13 @@ class Envelope:
         allowed[5] = np.clip(coordinates[5], -self._yaw, self._yaw)
         return allowed
 
-    def contains(self, pose: Pose, tolerance: float = 1e-9) -> bool:
+    def excess(self, pose: Pose) -> Array:
+        """How far each coordinate lies outside (m, rad), shape (6,), all 0 inside."""
         coordinates = self.coordinates(pose)
-        return bool(np.abs(self.clamp(coordinates) - coordinates).max() <= tolerance)
+        return coordinates - self.clamp(coordinates)
+
+    def contains(self, pose: Pose, tolerance: float = 1e-9) -> bool:
+        return bool(np.abs(self.excess(pose)).max() <= tolerance)
 
 
 def limit_speed(previous: Array, wanted: Array, max_step_m: float, max_step_rad: float) -> Array:
