@@ -41,8 +41,7 @@ class Pose:
             raise ValueError(f"pose: shapes {position.shape} and {quaternion.shape}, expected (3,) and (4,)")
         norm = float(np.linalg.norm(quaternion))
         if not (np.isfinite(position).all() and np.isfinite(norm) and norm > 1e-6):
-            raise ValueError(f"pose: position {position} and quaternion {quaternion} must be finite, the quaternion
-            not 0")
+            raise ValueError(f"pose: {position} {quaternion} must be finite with a quaternion that is not 0")
         quaternion = quaternion / norm
         if quaternion[3] < 0.0:
             quaternion = -quaternion
@@ -176,7 +175,7 @@ def log_rotation(q: Array) -> Array:
 
 
 def apply_body_delta(pose: Pose, delta: npt.ArrayLike) -> Pose:
-    """Move ``pose`` by ``delta`` = (translation m, rotation vector rad), shape (6,), both in the body frame of ``pose``."""
+    """Move ``pose`` by (translation m, rotation vector rad), shape (6,), both in its own body frame."""
     d = np.asarray(delta, dtype=np.float64)
     return Pose(
         pose.position + rotate(pose.quaternion, d[:3]), quaternion_multiply(pose.quaternion, exp_rotation(d[3:]))

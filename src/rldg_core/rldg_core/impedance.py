@@ -22,7 +22,7 @@ CONTROL_PERIOD_S = 0.001
 
 
 def filter_target(current: Pose, target: Pose, factor: float) -> Pose:
-    """One low-pass step of the set-point: ``factor`` of the current one is kept, in position and along the shortest arc."""
+    """One low-pass step of the set-point, which keeps ``factor`` of the current one."""
     return interpolate(current, target, 1.0 - factor)
 
 

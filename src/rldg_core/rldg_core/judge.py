@@ -1,4 +1,4 @@
-"""The life of an episode: reset, run, success rule, time limit, operator labels. Pure; the episode manager node feeds it."""
+"""The life of an episode: reset, run, success rule, time limit, operator labels."""
 
 from __future__ import annotations
 
@@ -132,14 +132,13 @@ class Judge:
         """End the running or resetting episode at the next observation, whatever it shows."""
         self._label = (Outcome.ABORTED, reason)
 
-    def judge(self, observation: Observation, fixture: Pose | None, subject_object: Pose | None = None) ->
-    EpisodeStatus:
+    def judge(self, observation: Observation, fixture: Pose | None, free_object: Pose | None = None) -> EpisodeStatus:
         """The verdict on one observation.
 
         Args:
             observation: the newest one.
             fixture: pose of the fixture, base frame; None where it is not known (then only labels give success).
-            subject_object: pose of the free object, base frame, for rules about the object.
+            free_object: pose of the free object, base frame, for rules about the object.
         """
         stamp_ns = observation.stamp_ns
         if self._status.phase not in (Phase.RUNNING, Phase.RESETTING):
@@ -150,16 +149,14 @@ class Judge:
         elif self._status.phase is Phase.RESETTING or observation.episode_id != self._status.episode_id:
             self._status = replace(self._status, stamp_ns=stamp_ns)
         else:
-            self._judge_running(observation, fixture, subject_object)
+            self._judge_running(observation, fixture, free_object)
         return self._status
 
-    def _judge_running(self, observation: Observation, fixture: Pose | None, subject_object: Pose | None) -> None:
+    def _judge_running(self, observation: Observation, fixture: Pose | None, free_object: Pose | None) -> None:
         rule = self._task.success
-        subject = observation.tcp_pose if rule.subject is Subject.TCP else subject_object
+        subject = observation.tcp_pose if rule.subject is Subject.TCP else free_object
         hit = (
-            fixture is not None
-            and subject is not None
-            and reached(rule, subject, fixture, observation.gripper_closed)
+            fixture is not None and subject is not None and reached(rule, subject, fixture, observation.gripper_closed)
         )
         self._hits = self._hits + 1 if hit else 0
         self._status = replace(self._status, stamp_ns=observation.stamp_ns, index=observation.index)

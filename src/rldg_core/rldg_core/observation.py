@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +118,12 @@ class ObservationAssembler:
 
     def missing(self) -> list[str]:
         """Names of the inputs that have not arrived yet."""
-        tracks = {"pose": self._pose, "twist": self._twist, "wrench": self._wrench, "gripper": self._gripper}
+        tracks: dict[str, Track[Any]] = {
+            "pose": self._pose,
+            "twist": self._twist,
+            "wrench": self._wrench,
+            "gripper": self._gripper,
+        }
         names = [name for name, track in tracks.items() if track.newest_ns is None]
         return names if self._image is not None else [*names, "image"]
 
@@ -127,7 +132,7 @@ class ObservationAssembler:
         return [self._frozen] if self._frozen else []
 
     def assemble(self, now_ns: int) -> Observation | None:
-        """The observation with the newest image and the state interpolated to its stamp; None while an input is missing."""
+        """The newest image with the state interpolated to its stamp; None while an input is missing."""
         if self._image is None or self.missing():
             return None
         stamp_ns = self._image_ns
