@@ -19,15 +19,15 @@ Rotation = Annotated[float, msgspec.Meta(ge=-2.0 * math.pi, le=2.0 * math.pi)]  
 RGB = tuple[Fraction, Fraction, Fraction]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every part of the scene description: immutable, and an unknown key is an error."""
 
 
-class Rectangle(_Strict, tag="rectangle", tag_field="shape"):
+class Rectangle(_Strict, tag="rectangle", tag_field="shape", kw_only=True):
     size_m: tuple[Size, Size]  # x, y
 
 
-class Stadium(_Strict, tag="stadium", tag_field="shape"):
+class Stadium(_Strict, tag="stadium", tag_field="shape", kw_only=True):
     """A rectangle whose two short sides are half circles (USB-C)."""
 
     size_m: tuple[Size, Size]  # x, y; x is the longer
@@ -37,11 +37,11 @@ class Stadium(_Strict, tag="stadium", tag_field="shape"):
             raise ValueError(f"size_m: x {self.size_m[0]} must be longer than y {self.size_m[1]}")
 
 
-class Circle(_Strict, tag="circle", tag_field="shape"):
+class Circle(_Strict, tag="circle", tag_field="shape", kw_only=True):
     diameter_m: Size
 
 
-class Polygon(_Strict, tag="polygon", tag_field="shape"):
+class Polygon(_Strict, tag="polygon", tag_field="shape", kw_only=True):
     """A convex outline, corners counter-clockwise seen from +z."""
 
     points_m: Annotated[tuple[tuple[Offset, Offset], ...], msgspec.Meta(min_length=3, max_length=32)]
@@ -57,7 +57,7 @@ class Polygon(_Strict, tag="polygon", tag_field="shape"):
 Outline = Rectangle | Stadium | Circle | Polygon
 
 
-class Held(_Strict):
+class Held(_Strict, kw_only=True):
     """What the closed fingers hold from the start: a grip with a shaft of constant outline that goes into the port."""
 
     outline: Outline  # of the shaft, in the TCP frame's x and y
@@ -68,7 +68,7 @@ class Held(_Strict):
     grip_rgb: RGB = (0.08, 0.08, 0.09)
 
 
-class Port(_Strict, tag="port", tag_field="kind"):
+class Port(_Strict, tag="port", tag_field="kind", kw_only=True):
     """A block with one straight hole."""
 
     clearance_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.01)]  # each side
@@ -76,7 +76,6 @@ class Port(_Strict, tag="port", tag_field="kind"):
     outline: Outline | None = None  # of what is inserted; default: that of the held part
     body_size_m: tuple[Size, Size]  # x, y of the connector's body around the hole
     board_size_m: tuple[Size, Size]  # x, y of the board that carries it
-    body_height_m: Size = 0.01  # of the body above the board
     rim_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.02)] = 0.0012  # thickness of the metal around the mouth
     rgb: RGB = (0.1, 0.1, 0.11)
     rim_rgb: RGB = (0.72, 0.73, 0.75)
@@ -87,7 +86,7 @@ class Port(_Strict, tag="port", tag_field="kind"):
     decoys: bool = False  # other outlines painted on the board, as on the FMB board
 
 
-class Bowl(_Strict, tag="bowl", tag_field="kind"):
+class Bowl(_Strict, tag="bowl", tag_field="kind", kw_only=True):
     radius_m: Size  # of the rim
     height_m: Size
     rgb: RGB = (0.75, 0.2, 0.2)
@@ -101,7 +100,7 @@ class PartShape(enum.StrEnum):
     ELLIPSOID = "ellipsoid"  # size_m: radii x, y, z
 
 
-class Part(_Strict):
+class Part(_Strict, kw_only=True):
     """One primitive of a free object."""
 
     shape: PartShape
@@ -117,12 +116,12 @@ class Part(_Strict):
             raise ValueError(f"size_m: a {self.shape.value} needs {needed} values, got {len(self.size_m)}")
 
 
-class FreeObject(_Strict):
+class FreeObject(_Strict, kw_only=True):
     parts: Annotated[tuple[Part, ...], msgspec.Meta(min_length=1, max_length=16)]
     mass_kg: Annotated[float, msgspec.Meta(gt=0.0, le=2.0)] = 0.08
 
 
-class Simulation(_Strict):
+class Simulation(_Strict, kw_only=True):
     """Geometry shared by all scenes of a task."""
 
     fixture: Port | Bowl
@@ -141,7 +140,7 @@ class Surface(enum.StrEnum):
 _NEUTRAL: tuple[RGB, ...] = ((0.62, 0.62, 0.6), (0.45, 0.47, 0.5), (0.75, 0.72, 0.66), (0.3, 0.32, 0.36))
 
 
-class SceneSpec(_Strict):
+class SceneSpec(_Strict, kw_only=True):
     """A variant of a task: seen or unseen object, background and light. Drawn anew, from the seed, at every reset."""
 
     name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]*$", max_length=64)]
