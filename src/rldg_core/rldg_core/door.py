@@ -197,7 +197,7 @@ class Door:
         self._holding = source is Source.HOLD
         target, limited = self._within_limits(target, measured)
         changed |= limited
-        gripper_closed, dwell = self._gripper(now_ns, wish, source)
+        gripper_closed, dwell = self._gripper(now_ns, wish, resetting=phase is Phase.RESETTING)
         changed |= dwell
         executed = Action(self._executed(measured, target, source), gripper_closed)
         self._target = target
@@ -303,12 +303,12 @@ class Door:
             changed |= Change.SPEED
         return (self._envelope.pose(limited) if changed else target), changed
 
-    def _gripper(self, now_ns: int, wish: Action | None, source: Source) -> tuple[bool, Change]:
-        """The held gripper state after this tick: a toggle waits until the last one is ``gripper_dwell_s`` old."""
+    def _gripper(self, now_ns: int, wish: Action | None, resetting: bool) -> tuple[bool, Change]:
+        """The held gripper state: open for a reset; a toggle waits until the last one is ``gripper_dwell_s`` old."""
         if self._task.control.gripper is GripperUse.FIXED:
             return True, Change.NONE
         wanted = self._gripper_closed
-        if source is Source.RESET:
+        if resetting:
             wanted = False
         elif wish is not None:
             wanted = wish.gripper_closed

@@ -218,3 +218,10 @@ def test_a_time_limit_truncates_and_does_not_terminate(door):
 def test_nothing_is_commanded_while_the_pose_is_unknown(task):
     door = Door(task, "tcp")
     assert door.tick(TICK_NS, None, running()) is None and "unknown" in door.trouble
+
+
+def test_a_reset_opens_the_gripper():
+    door = Door(make_task(control={"gripper": "binary"}), "tcp")
+    close = HumanCommand(active=True, action=Action(np.zeros(6), gripper_closed=True))
+    assert tick(door, 1, human=close).executed.gripper_closed
+    assert not tick(door, 20, running(20 * TICK_NS, phase=Phase.RESETTING)).executed.gripper_closed

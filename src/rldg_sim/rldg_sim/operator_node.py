@@ -1,0 +1,118 @@
+"""The scripted operator as a node: a person with a SpaceMouse, on the SpaceMouse's own topics.
+
+It looks at the ground truth of the simulation the way a person looks at the table, and drives through the same arbiter,
+dead zone and dead-man rule as a person. Each episode it is somebody else: its style comes from the episode's seed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from rldg_core.frames import Pose
+from rldg_core.task import Subject
+from rldg_core.types import EpisodeStatus, Observation, Phase
+from rldg_ros.base import BaseNode
+from rldg_ros.conversions import (
+    episode_from_msg,
+    header,
+    observation_from_msg,
+    pose_from_msg,
+    stamp_from_msg,
+    twist_to_msg,
+)
+from rldg_ros.main import run
+from sensor_msgs.msg import Joy
+
+from rldg_interfaces.msg import Episode
+from rldg_interfaces.msg import Observation as ObservationMsg
+from rldg_ros import qos
+from rldg_sim.operator import OperatorCommand, ScriptedOperator
+
+HANDS_OFF = OperatorCommand(twist=np.zeros(6), close=False, open=False)
+
+
+class OperatorNode(BaseNode):
+    """Demonstrates every episode, or keeps its hands off."""
+
+    def __init__(self) -> None:
+        super().__init__("scripted_operator")
+        self.declare("drive", True, "Drive in every episode; false keeps the hands off the device.", read_only=False)
+        self.declare("style_seed", 0, "Added to the episode's seed to draw the style.", low=0, high=2**31 - 1)
+
+    def on_setup(self) -> None:
+        self._operator: ScriptedOperator | None = None
+        self._episode = EpisodeStatus(stamp_ns=0)
+        self._fixture: tuple[int, Pose] | None = None
+        self._object: tuple[int, Pose] | None = None
+        self._waiting: Observation | None = None
+        self._answered_ns = -1
+        self._twist_out = self.create_publisher(TwistStamped, "spacenav/twist_stamped", qos.reliable(10))
+        self._joy_out = self.create_publisher(Joy, "spacenav/joy", qos.reliable(10))
+        self.listen(PoseStamped, "fixture_pose", self._on_fixture, qos.reliable(10))
+        if self.task.object is not None or self.task.success.subject is Subject.OBJECT:
+            self.listen(PoseStamped, "object_pose", self._on_object, qos.reliable(10))
+        self.listen(Episode, "episode", self._on_episode, qos.latched())
+        self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
+
+    def _on_fixture(self, msg: PoseStamped) -> None:
+        self._fixture = (stamp_from_msg(msg.header.stamp), pose_from_msg(msg.pose, "fixture_pose"))
+        self._answer()
+
+    def _on_object(self, msg: PoseStamped) -> None:
+        self._object = (stamp_from_msg(msg.header.stamp), pose_from_msg(msg.pose, "object_pose"))
+        self._answer()
+
+    def _on_episode(self, msg: Episode) -> None:
+        status = episode_from_msg(msg)
+        if status.phase is Phase.RUNNING and status.episode_id != self._episode.episode_id:
+            style_seed = status.seed + int(self.get_parameter("style_seed").value)
+            self._operator = ScriptedOperator(self.task, style_seed)
+        elif status.phase is not Phase.RUNNING:
+            self._operator = None
+        self._episode = status if status.phase is Phase.RUNNING else EpisodeStatus(stamp_ns=0)
+        self._answer()
+
+    def _on_observation(self, msg: ObservationMsg) -> None:
+        self._waiting = observation_from_msg(msg)
+        self._answer()
+
+    def _answer(self) -> None:
+        """Answer the waiting observation once everything a person would see at that moment is known."""
+        observation = self._waiting
+        if observation is None or observation.stamp_ns == self._answered_ns:
+            return
+        in_episode = bool(observation.episode_id)
+        if in_episode and not self._sees_all(observation):
+            return
+        self._waiting, self._answered_ns = None, observation.stamp_ns
+        command = HANDS_OFF
+        if in_episode and self._operator is not None and self._fixture and self.get_parameter("drive").value:
+            command = self._operator.act(
+                tcp_pose=observation.tcp_pose,
+                fixture_pose=self._fixture[1],
+                object_pose=self._object[1] if self._object else None,
+                gripper_width_m=observation.gripper_width_m,
+                wrench=observation.wrench,
+            )
+        stamped = header(observation.stamp_ns if self.lockstep else self.now_ns())
+        self._twist_out.publish(TwistStamped(header=stamped, twist=twist_to_msg(command.twist)))
+        self._joy_out.publish(
+            Joy(header=stamped, axes=command.twist.tolist(), buttons=[int(command.close), int(command.open)])
+        )
+
+    def _sees_all(self, observation: Observation) -> bool:
+        """In lockstep, whether truth and episode are as new as the observation; in real time the newest will do."""
+        if self._episode.episode_id != observation.episode_id:
+            return False
+        seen = [self._fixture] if self.task.object is None else [self._fixture, self._object]
+        if any(s is None for s in seen):
+            return False
+        return not self.lockstep or all(s is not None and s[0] >= observation.stamp_ns for s in seen)
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(OperatorNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
