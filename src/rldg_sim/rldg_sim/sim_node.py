@@ -121,7 +121,7 @@ class SimNode(BaseNode):
         self._camera_due_s = self._scene_due_s = 0.0
         self._simulated_s = 0.0
         self._started_s = time.monotonic()
-        self._timer = self.create_timer(STATE_PERIOD_S, self._keep_pace, clock=self._steady)
+        self._timer = self.create_timer(STATE_PERIOD_S, self._keep_pace, clock=self.steady_clock)
 
     def on_stop(self) -> None:
         self._cell.hold()
@@ -189,11 +189,24 @@ class SimNode(BaseNode):
                 self.declare(
                     name, value, f"{field} of axis {'xyz'[axis]}, base frame.", low=0.0, high=high, read_only=False
                 )
+        impedance = self.task.impedance
+        self._fixed = {
+            "filter.target_pose": impedance.target_filter,
+            "max_delta_tau": impedance.max_torque_rate_nm_ms,
+            "nullspace.stiffness": impedance.nullspace_stiffness_nm_rad,
+        }
+        for name, value in self._fixed.items():
+            if not self.has_parameter(name):
+                self.declare(name, value, "As in the task file; the simulation does not change it.", read_only=False)
         self.add_on_set_parameters_callback(self._on_gains)
 
     def _on_gains(self, parameters: list[Parameter]) -> SetParametersResult:
         fields = {name: list(getattr(self._gains, name)) for name in self._gains.__struct_fields__}
         for parameter in parameters:
+            fixed = self._fixed.get(parameter.name)
+            if fixed is not None and parameter.value != fixed:
+                reason = f"{parameter.name}: is {fixed} by the task file and cannot be {parameter.value} here"
+                return SetParametersResult(successful=False, reason=reason)
             if parameter.name in GAIN_PARAMETERS:
                 field, axis = GAIN_PARAMETERS[parameter.name]
                 fields[field][axis] = float(parameter.value)
@@ -289,9 +302,9 @@ class SimNode(BaseNode):
             JointState(
                 header=base,
                 name=list(self.robot.joint_names),
-                position=state.joint_positions_rad.tolist(),
-                velocity=state.joint_velocities_rad_s.tolist(),
-                effort=state.joint_torques_nm.tolist(),
+                position=state.joint_position_rad.tolist(),
+                velocity=state.joint_velocity_rad_s.tolist(),
+                effort=state.joint_effort_nm.tolist(),
             )
         )
         self._fingers_out.publish(
