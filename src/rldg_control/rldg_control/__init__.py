@@ -1,0 +1,1 @@
+"""The observer, the arbiter, the episode manager and the operator's devices."""

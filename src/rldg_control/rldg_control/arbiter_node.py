@@ -1,0 +1,373 @@
+"""The arbiter: the one door to the arm. Only this node publishes ``target_pose``."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.task import Future
+from rldg_core.door import Door
+from rldg_core.frames import Pose, body_delta
+from rldg_core.judge import AT_START_M
+from rldg_core.reset_motion import ResetMotion
+from rldg_core.task import Gains, GripperUse
+from rldg_core.teleop import Teleop
+from rldg_core.types import EpisodeStatus, Observation, Phase, Step
+from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.grid import GridTimer
+from rldg_ros.main import run
+from sensor_msgs.msg import Joy
+from std_msgs.msg import Float64, Header, UInt8
+from std_srvs.srv import SetBool, Trigger
+
+from rldg_control.impedance_parameters import impedance_parameters
+from rldg_control.rendezvous import Rendezvous
+from rldg_interfaces.msg import Action, Episode
+from rldg_interfaces.msg import Observation as ObservationMsg
+from rldg_interfaces.msg import Step as StepMsg
+from rldg_interfaces.srv import SelectPolicy
+from rldg_ros import conversions as convert
+from rldg_ros import qos
+
+_CONTROLLER = "cartesian_impedance_controller"
+_WATCHED = ("observer", "episode_manager")
+_HEARTBEAT_TIMEOUT_S = 0.5  # heartbeats come every 0.1 s
+_ARM_TIMEOUT_S = 0.3
+_MISSED_PERIODS = 2.2  # an observation later than this many periods after the last one is missing: one may be lost
+_MODES = {4: "reflex: clear the cause, then call arbiter/recover", 5: "user stop: release the button at the robot"}
+_WAITABLE = ("operator", "policy")
+_TWIST, _JOY = "operator twist", "operator joy"
+_JUMP_M = 0.05  # more than the arm can move in a tick: it was put somewhere else
+
+
+class ArbiterNode(BaseNode):
+    """Ticks on the grid of the node clock (or with the simulation in lockstep), asks the door, publishes what it decides.
+
+    Every tick publishes ``target_pose``, ``gripper/command`` and ``step``, as long as the arm's pose was ever heard.
+    """
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__("arbiter", **kwargs)
+        self._initial_policy = self.declare(
+            "initial_policy", "", "Policy that may drive from the start; empty for none until arbiter/select_policy is called."
+        )
+        self._wait_for = list(
+            self.declare(
+                "lockstep_wait_for",
+                [""],
+                "Who must answer an observation before the tick, in lockstep: any of operator, policy.",
+            )
+        )
+        self._timeout_s = self.declare(
+            "lockstep_timeout_s", 2.0, "Longest wait for anyone in lockstep (s of wall time).", low=0.1, high=60.0
+        )
+
+    def on_setup(self) -> None:
+        wait_for = [name for name in self._wait_for if name]
+        unknown = [name for name in wait_for if name not in _WAITABLE]
+        if unknown:
+            raise ValueError(f"parameter lockstep_wait_for: {unknown} unknown, may hold {', '.join(_WAITABLE)}")
+        self._names = ["observation", "episode"]
+        self._names += [_TWIST, _JOY] if "operator" in wait_for else []
+        self._names += ["policy"] if "policy" in wait_for else []
+        self._door = self._new_door()
+        self._door.select(self._initial_policy, 0, require_fresh=False)
+        self._teleop = Teleop()
+        self._observation: Observation | None = None
+        self._episode: EpisodeStatus | None = None
+        self._pose: Pose | None = None
+        self._heard_s: dict[str, float] = {}  # wall time of the last message of each sender
+        self._mode = 0
+        self._rivals = ""
+        self._observer_trouble = ""
+        self._gripper_closed = False
+        self._motion: tuple[ResetMotion, int] | None = None
+        self._gains: Gains | None = None
+        self._gains_pending: Future | None = None
+        self._rendezvous = Rendezvous(self._names, self._timeout_s)
+        self._pending_ns = self._ticked_ns = -1
+        self._grid: GridTimer | None = None
+
+        self._target = self.create_publisher(PoseStamped, "target_pose", qos.reliable())
+        self._gripper = self.create_publisher(Float64, "gripper/command", qos.reliable())
+        self._step = self.create_publisher(StepMsg, "step", qos.reliable(10))
+        self._set_parameters = self.create_client(SetParameters, f"{_CONTROLLER}/set_parameters")
+        self._recover = self.create_client(Trigger, f"{_CONTROLLER}/recover")
+        self.create_service(SelectPolicy, "arbiter/select_policy", self._on_select)
+        self.create_service(SetBool, "arbiter/estop", self._on_estop)
+        self.create_service(Trigger, "arbiter/recover", self._on_recover)
+        self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
+        self.listen(Episode, "episode", self._on_episode, qos.latched())
+        self.listen(PoseStamped, "current_pose", self._on_pose, qos.stream(self.lockstep))
+        self.listen(UInt8, "robot_mode", self._on_mode, qos.latched())
+        self.listen(Action, "action", self._on_action, qos.reliable(10))
+        self.listen(TwistStamped, "spacenav/twist_stamped", self._on_twist, qos.reliable(10))
+        self.listen(Joy, "spacenav/joy", self._on_joy, qos.reliable(10))
+        self.listen(Header, "heartbeat", self._on_heartbeat, qos.reliable(50))
+        self.listen(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.reliable(10))
+
+    def on_start(self) -> None:
+        now_s = time.monotonic()
+        self._heard_s = dict.fromkeys((*_WATCHED, "observation"), now_s)
+        if not self.lockstep:
+            self._grid = GridTimer(self, self.task.control.period_s, self._tick)
+
+    def on_stop(self) -> None:
+        if self._grid is not None:
+            self._grid.stop()
+
+    def on_pulse(self) -> None:
+        self._look_for_rivals()
+        late = self._rendezvous.expire() if self.lockstep else []
+        if late:
+            self.report("lockstep", WARN, f"went on without {', '.join(late)} after {self._timeout_s} s")
+        if self.lockstep:
+            self._tick_if_complete()
+
+    def on_diagnose(self) -> None:
+        if self._grid is not None:
+            self._grid.report()
+        elif not self._rendezvous.absent:
+            self.report("lockstep", OK)
+
+    # what comes in
+
+    def _on_observation(self, msg: ObservationMsg) -> None:
+        self._observation = convert.observation_from_msg(msg)
+        self._heard_s["observation"] = time.monotonic()
+        self._arrived("observation", self._observation.stamp_ns)
+
+    def _on_episode(self, msg: Episode) -> None:
+        self._episode = convert.episode_from_msg(msg)
+        self._request_gains(self._episode.phase)
+        self._arrived("episode", self._episode.stamp_ns)
+
+    def _on_pose(self, msg: PoseStamped) -> None:
+        if msg.header.frame_id != self.robot.base_frame:
+            raise ValueError(f"current_pose: frame_id is {msg.header.frame_id!r}, must be {self.robot.base_frame!r}")
+        self._pose = convert.pose_from_msg(msg.pose, "current_pose")
+        self._heard_s["arm"] = time.monotonic()
+        if self.lockstep:
+            self._pending_ns = convert.stamp_from_msg(msg.header.stamp)
+            self._tick_if_complete()
+
+    def _on_mode(self, msg: UInt8) -> None:
+        recovered = self._mode in _MODES and msg.data not in _MODES
+        self._mode = msg.data
+        if recovered and self.task.control.gripper is GripperUse.FIXED:
+            # the arm may have been pushed away: the next target starts from where it is
+            self._door = self._new_door(self._door)
+
+    def _on_action(self, msg: Action) -> None:
+        chunk = convert.chunk_from_msg(msg)
+        refusal = self._door.offer(chunk)
+        self.report(f"policy {chunk.policy_id}", WARN if refusal else OK, refusal)
+        if chunk.policy_id == self._door.selected:
+            self._arrived("policy", chunk.observation_stamp_ns)
+
+    def _on_twist(self, msg: TwistStamped) -> None:
+        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
+        v, w = msg.twist.linear, msg.twist.angular
+        self._teleop.update(self._device_time(stamp_ns), twist=(v.x, v.y, v.z, w.x, w.y, w.z))
+        self._arrived(_TWIST, stamp_ns)
+
+    def _on_joy(self, msg: Joy) -> None:
+        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
+        self._teleop.update(self._device_time(stamp_ns), buttons=msg.buttons)
+        self._arrived(_JOY, stamp_ns)
+
+    def _device_time(self, stamp_ns: int) -> int:
+        """Arrival on the node clock; in lockstep the stamp, which does not depend on when ``/clock`` is read."""
+        return stamp_ns if self.lockstep else self.now_ns()
+
+    def _on_heartbeat(self, msg: Header) -> None:
+        if msg.frame_id in _WATCHED:
+            self._heard_s[msg.frame_id] = time.monotonic()
+
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        """The observer falls silent when its inputs are wrong; its diagnostics say why, and the step repeats it."""
+        for status in msg.status:
+            if status.name == "observer: inputs":
+                self._observer_trouble = "" if status.level == DiagnosticStatus.OK else status.message
+
+    def _look_for_rivals(self) -> None:
+        """Another publisher of commands: the controller would ignore both, or obey either."""
+        if self.count_publishers(self._target.topic_name) <= 1:
+            self._rivals = ""
+            return
+        names = {
+            f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            for info in self.get_publishers_info_by_topic(self._target.topic_name)
+        }
+        names.discard(self.get_fully_qualified_name())
+        self._rivals = ", ".join(sorted(names)) or "a second arbiter"
+
+    # a tick
+
+    def _arrived(self, name: str, stamp_ns: int) -> None:
+        if self.lockstep and name in self._names:
+            self._rendezvous.arrive(name, stamp_ns)
+            self._tick_if_complete()
+
+    def _tick_if_complete(self) -> None:
+        stamp_ns = self._pending_ns
+        if stamp_ns == self._ticked_ns:
+            return
+        if "policy" in self._names and not self._door.selected:
+            self._rendezvous.arrive("policy", stamp_ns)
+        if not self._rendezvous.complete(stamp_ns) or self._gains_pending is not None:
+            return
+        self._ticked_ns = stamp_ns
+        self._tick(stamp_ns)
+
+    def _tick(self, now_ns: int) -> None:
+        human = None
+        if self._pose is not None:
+            human = self._teleop.command(now_ns, self._pose, self._gripper_closed)
+        faults = self._faults()
+        step = self._door.tick(
+            now_ns,
+            self._observation,
+            self._episode,
+            human,
+            faults,
+            measured=self._pose,
+            reset_target=None if faults else self._reset_target(now_ns),
+        )
+        if step is None:
+            self.report("arm", ERROR, "no current_pose yet; nothing is commanded")
+            return
+        self._publish(step)
+        self._gripper_closed = step.executed.gripper_closed
+        self.report("arm", ERROR if step.reason else OK, step.reason, source=step.source.name.lower())
+
+    def _publish(self, step: Step) -> None:
+        self._target.publish(convert.stamped_pose_to_msg(step.target, step.stamp_ns, self.robot.base_frame))
+        self._gripper.publish(Float64(data=0.0 if step.executed.gripper_closed else 1.0))
+        self._step.publish(convert.step_to_msg(step, self.robot.base_frame))
+
+    def _faults(self) -> list[str]:
+        """Why the arm must hold, as far as the door cannot see it."""
+        faults = []
+        if self._rivals:
+            faults.append(f"second publisher on target_pose: {self._rivals}; stop it")
+        if self._mode in _MODES:
+            faults.append(f"robot mode {self._mode}, {_MODES[self._mode]}")
+        if self._observer_trouble:
+            faults.append(f"observer: {self._observer_trouble}")
+        if self.lockstep:
+            return faults + [f"lockstep: {name} is missing" for name in self._rendezvous.absent]
+        now_s = time.monotonic()
+        silent = {name: now_s - heard_s for name, heard_s in self._heard_s.items()}
+        if silent.get("arm", 0.0) > _ARM_TIMEOUT_S:
+            faults.append(f"arm: no current_pose for {silent['arm']:.1f} s")
+        if self._observation is not None and silent["observation"] > _MISSED_PERIODS * self.task.control.period_s:
+            faults.append("observer: observations stopped")
+        faults += [f"{name}: no heartbeat" for name in _WATCHED if silent[name] > _HEARTBEAT_TIMEOUT_S]
+        return faults
+
+    def _reset_target(self, now_ns: int) -> Pose | None:
+        """Where the reset motion wants the arm: it begins when the episode manager says where the start pose is."""
+        episode = self._episode
+        if episode is None or self._pose is None or episode.phase is not Phase.RESETTING or not episode.reset_pose.position.any():
+            self._motion = None
+            return None
+        measured, start = self._pose, episode.reset_pose
+        target = self._motion[0].target((now_ns - self._motion[1]) * 1e-9) if self._motion is not None else None
+        if target is None or _distance_m(measured, target) > _JUMP_M:
+            # the first tick, or a simulated arm was put elsewhere: begin from where it is, and let the door do so too
+            self._motion = (ResetMotion(measured, start, self.task.reset_lift_m), now_ns)
+            if self._door.target is not None and _distance_m(self._door.target, measured) > AT_START_M:
+                self._door = self._new_door(self._door)
+            target = measured
+        return start if _distance_m(measured, start) < AT_START_M else target
+
+    def _new_door(self, old: Door | None = None) -> Door:
+        """A door without a last target; selection and e-stop are kept."""
+        door = Door(self.task, self.robot.tcp_frame)
+        if old is not None:
+            door.select(old.selected, 0, require_fresh=False)
+            door.set_estop(old.estop)
+        return door
+
+    # gains
+
+    def _request_gains(self, phase: Phase) -> None:
+        """Compliant while an episode runs, precise while the arm is reset. Never waited for, except in lockstep."""
+        impedance = self.task.impedance
+        if phase is Phase.RUNNING:
+            wanted = impedance.compliance
+        elif phase is Phase.RESETTING:
+            wanted = impedance.precision
+        else:
+            return
+        if wanted == self._gains or self._gains_pending is not None:
+            return
+        if not self._set_parameters.service_is_ready():
+            self.report("gains", WARN, f"no service {_CONTROLLER}/set_parameters: the arm keeps the gains it has")
+            return
+        values = [
+            Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value))
+            for name, value in impedance_parameters(wanted, impedance).items()
+        ]
+        future = self._set_parameters.call_async(SetParameters.Request(parameters=values))
+        self._gains_pending = future
+        future.add_done_callback(lambda done: self._on_gains(done, wanted))
+
+    def _on_gains(self, future: Future, wanted: Gains) -> None:
+        self._gains_pending = None
+        try:
+            refused = [result.reason for result in future.result().results if not result.successful]
+        except Exception as error:
+            refused = [str(error)]
+        if refused:
+            self.report("gains", ERROR, f"{_CONTROLLER} refused parameters: {'; '.join(refused)}")
+        else:
+            self._gains = wanted
+            self.report("gains", OK)
+        if self.lockstep:
+            self._tick_if_complete()
+
+    # services
+
+    def _on_select(self, request: SelectPolicy.Request, response: SelectPolicy.Response) -> SelectPolicy.Response:
+        response.previous = self._door.selected
+        response.message = self._door.select(request.policy_id, self.now_ns())
+        response.success = not response.message
+        self.get_logger().info(f"select policy {request.policy_id!r}: {response.message or 'done'}")
+        return response
+
+    def _on_estop(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._door.set_estop("requested through arbiter/estop" if request.data else "")
+        response.success, response.message = True, "latched" if request.data else "released"
+        self.get_logger().warning(f"e-stop {response.message}")
+        return response
+
+    async def _on_recover(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._mode == 5:
+            response.message = f"robot mode 5, {_MODES[5]}"
+        elif self._mode != 4:
+            response.success, response.message = True, "the robot has no error to recover from"
+        elif not self._recover.service_is_ready():
+            response.message = f"robot mode 4, but no service {_CONTROLLER}/recover; recover at the robot"
+        else:
+            answer = await self._recover.call_async(Trigger.Request())
+            response.success, response.message = answer.success, answer.message
+        return response
+
+
+def _distance_m(a: Pose, b: Pose) -> float:
+    x, y, z = body_delta(a, b)[:3].tolist()
+    return float((x * x + y * y + z * z) ** 0.5)
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(ArbiterNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""The episode manager: owns episodes, asks for resets, judges every observation, takes labels."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from functools import partial
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.task import Future
+from rldg_core.frames import Pose
+from rldg_core.judge import Judge
+from rldg_core.types import EpisodeStatus, Observation, Phase
+from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.main import run
+
+from rldg_control.episode_flow import EpisodeFlow, Run
+from rldg_control.rendezvous import Rendezvous
+from rldg_interfaces.action import RunEpisodes
+from rldg_interfaces.msg import Episode
+from rldg_interfaces.msg import Observation as ObservationMsg
+from rldg_interfaces.srv import LabelEpisode, ResetScene
+from rldg_ros import conversions as convert
+from rldg_ros import qos
+
+_SILENCE_S = 1.0  # of wall time without an observation: reported, and a cancelled run is then ended without one
+_ABORT_S = 10.0  # of wall time without an observation: a run is ended
+_FEEDBACK_EVERY = 10  # observations
+_RESET_TIMEOUT_S = 30.0  # of wall time
+
+
+class EpisodeManagerNode(BaseNode):
+    """Publishes one ``episode`` per ``observation``; serves ``run_episodes`` and ``label``."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__("episode_manager", **kwargs)
+        self._timeout_s = self.declare(
+            "lockstep_timeout_s", 2.0, "Longest wait for a stream in lockstep (s of wall time).", low=0.1, high=60.0
+        )
+        self._move_arm = self.declare(
+            "move_arm",
+            True,
+            "Let reset_scene put the arm at its start pose at once (simulation); where it cannot, the reset motion does.",
+        )
+        self._session_id = self.declare(
+            "session_id", "", "Prefix of episode ids; empty for one made of the time of start and four random digits."
+        ) or time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + secrets.token_hex(2)
+        self._server: ActionServer | None = None
+
+    def on_setup(self) -> None:
+        self._judge = Judge(self.task, self._session_id)
+        self._flow = EpisodeFlow(self.task, self._judge, self._request_reset)
+        self._truth: dict[str, Pose] = {}
+        self._observation: Observation | None = None
+        self._heard_s = time.monotonic()
+        self._judged_ns = -1
+        self._rendezvous = Rendezvous(("observation", *self._judge.awaited), self._timeout_s)
+        self._reset_sent_s: float | None = None
+        self._goal: tuple[ServerGoalHandle, Run, Future] | None = None
+        self._publisher = self.create_publisher(Episode, "episode", qos.latched())
+        self._reset_client = self.create_client(ResetScene, "reset_scene")
+        self.create_service(LabelEpisode, "episode_manager/label", self._on_label)
+        self._server = ActionServer(
+            self,
+            RunEpisodes,
+            "episode_manager/run_episodes",
+            execute_callback=self._execute,
+            goal_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
+        )
+        self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
+        stream = qos.stream(self.lockstep)
+        for name in self._judge.awaited:
+            self.listen(PoseStamped, f"{name}_pose", partial(self._on_truth, name), stream)
+
+    def on_stop(self) -> None:
+        self._flow.end_run("episode manager was deactivated")
+        self._end_without_observation()
+        self._wake()
+
+    def on_teardown(self) -> None:
+        if self._server is not None:
+            self._server.destroy()
+            self._server = None
+
+    def on_pulse(self) -> None:
+        now_s = time.monotonic()
+        silent_s = now_s - self._heard_s
+        if silent_s > _SILENCE_S:
+            self.report("observation", ERROR, f"none for {silent_s:.0f} s")
+            if silent_s > _ABORT_S and self._flow.run is not None and not self._flow.run.message:
+                self._flow.end_run(f"no observation for {silent_s:.0f} s")
+            if self._flow.run is not None and self._flow.run.message:
+                self._end_without_observation()
+            self._wake()
+        if self._reset_sent_s is not None and now_s - self._reset_sent_s > _RESET_TIMEOUT_S:
+            self._reset_answered(None, f"service reset_scene did not answer within {_RESET_TIMEOUT_S:.0f} s")
+        late = self._rendezvous.expire() if self.lockstep else []
+        if late:
+            self.report("lockstep", WARN, f"judged without {', '.join(late)} after {self._timeout_s} s")
+            self._judge_if_complete()
+
+    def on_diagnose(self) -> None:
+        status = self._judge.status
+        self.report("episode", OK, status.phase.name.lower(), episode_id=status.episode_id, outcome=str(status.outcome))
+        unknown = [f"{name}_pose" for name in self._judge.awaited if name not in self._truth]
+        self.report("truth", WARN if unknown else OK, f"no {', '.join(unknown)}: only labels give success" if unknown else "")
+        if self.lockstep and not self._rendezvous.absent:
+            self.report("lockstep", OK)
+
+    # the stream
+
+    def _on_observation(self, msg: ObservationMsg) -> None:
+        self._observation = convert.observation_from_msg(msg)
+        self._heard_s = time.monotonic()
+        self.report("observation", OK)
+        self._rendezvous.arrive("observation", self._observation.stamp_ns)
+        self._judge_if_complete()
+
+    def _on_truth(self, name: str, msg: PoseStamped) -> None:
+        if msg.header.frame_id != self.robot.base_frame:
+            raise ValueError(f"{name}_pose: frame_id is {msg.header.frame_id!r}, must be {self.robot.base_frame!r}")
+        self._truth[name] = convert.pose_from_msg(msg.pose, f"{name}_pose")
+        if self.lockstep:
+            self._rendezvous.arrive(name, convert.stamp_from_msg(msg.header.stamp))
+            self._judge_if_complete()
+
+    def _judge_if_complete(self) -> None:
+        observation = self._observation
+        if observation is None or observation.stamp_ns == self._judged_ns:
+            return
+        if self.lockstep and not self._rendezvous.complete(observation.stamp_ns):
+            return
+        self._judged_ns = observation.stamp_ns
+        self._publish(self._flow.observe(observation, self._truth.get("fixture"), self._truth.get("object")))
+
+    def _publish(self, status: EpisodeStatus | None) -> None:
+        if status is None:
+            return
+        self._publisher.publish(convert.episode_to_msg(status))
+        if self._goal is not None:
+            self._follow(status)
+        self._wake()
+
+    def _end_without_observation(self) -> None:
+        """Close the episode on the last observation, because no other will come."""
+        if self._observation is None or self._judge.status.phase not in (Phase.RUNNING, Phase.RESETTING):
+            return
+        self._flow.cancel_reset()
+        self._publish(self._flow.observe(self._observation, None))
+
+    def _wake(self) -> None:
+        """Let :meth:`_execute` return once its run is over."""
+        if self._goal is not None:
+            _, run_, done = self._goal
+            if run_.finished and not done.done():
+                done.set_result(None)
+
+    # reset
+
+    def _request_reset(self, scene: str, seed: int) -> None:
+        if not self._reset_client.service_is_ready():
+            # answered from the executor and not from here: the flow is in the middle of an observation
+            self.executor.create_task(self._reset_answered, None, "no service reset_scene; is the simulation up?")
+            return
+        self._reset_sent_s = time.monotonic()
+        request = ResetScene.Request(scene=scene, seed=seed, move_arm=self._move_arm)
+        self._reset_client.call_async(request).add_done_callback(self._on_reset_response)
+
+    def _on_reset_response(self, future: Future) -> None:
+        try:
+            response = future.result()
+            if not response.success:
+                self._reset_answered(None, response.message)
+            else:
+                self._reset_answered(convert.pose_from_msg(response.start_pose, "reset_scene.start_pose"), "")
+        except Exception as error:
+            self._reset_answered(None, str(error))
+
+    def _reset_answered(self, start: Pose | None, message: str) -> None:
+        self._reset_sent_s = None
+        if start is None:
+            self.report("reset", ERROR, f"reset failed: {message}")
+        else:
+            self.report("reset", OK)
+        self._publish(self._flow.reset_done(start, message, 0 if self.lockstep else self.now_ns()))
+
+    # requests
+
+    def _on_label(self, request: LabelEpisode.Request, response: LabelEpisode.Response) -> LabelEpisode.Response:
+        if not self.active:
+            response.message = "the episode manager is not active"
+            return response
+        ended = self._judge.status.phase is Phase.ENDED
+        refusal = self._judge.label(request.label, request.labeller or "operator")
+        status = self._judge.status
+        response.success = not refusal
+        response.message = refusal or f"{status.episode_id}: {request.label}"
+        if response.success and ended:
+            self._publisher.publish(convert.episode_to_msg(status))
+        self.get_logger().info(f"label {request.label!r} by {request.labeller!r}: {response.message}")
+        return response
+
+    def _on_goal(self, request: RunEpisodes.Goal) -> GoalResponse:
+        if not self.active:
+            self.get_logger().warning("run_episodes refused: the episode manager is not active")
+            return GoalResponse.REJECT
+        try:
+            self._flow.begin_run(request.count, request.first_seed, request.scene)
+        except ValueError as error:
+            self.get_logger().warning(f"run_episodes refused: {error}")
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    def _on_cancel(self, _goal: ServerGoalHandle) -> CancelResponse:
+        self._flow.end_run("cancelled")
+        self._wake()
+        return CancelResponse.ACCEPT
+
+    async def _execute(self, goal: ServerGoalHandle) -> RunEpisodes.Result:
+        run_ = self._flow.run
+        if run_ is None:  # cancelled between acceptance and execution
+            goal.canceled()
+            return RunEpisodes.Result(message="cancelled")
+        done = Future(executor=self.executor)
+        self._goal = (goal, run_, done)
+        await done
+        self._goal = None
+        if goal.is_cancel_requested:
+            goal.canceled()
+        elif run_.message:
+            goal.abort()
+        else:
+            goal.succeed()
+        return RunEpisodes.Result(completed=run_.completed, successes=run_.successes, message=run_.message)
+
+    def _follow(self, status: EpisodeStatus) -> None:
+        """Feedback now and then and at every end."""
+        assert self._goal is not None
+        goal, run_, _ = self._goal
+        if status.phase is Phase.ENDED or status.index % _FEEDBACK_EVERY == 0:
+            goal.publish_feedback(
+                RunEpisodes.Feedback(
+                    episode_id=status.episode_id,
+                    completed=run_.completed,
+                    successes=run_.successes,
+                    outcome=str(status.outcome),
+                    duration_s=(status.stamp_ns - run_.began_ns) * 1e-9 if run_.began_ns else 0.0,
+                )
+            )
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(EpisodeManagerNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""A gamepad (``sensor_msgs/Joy`` of any joy driver) in place of a SpaceMouse, on the same topics."""
+
+from __future__ import annotations
+
+import sys
+
+from geometry_msgs.msg import TwistStamped
+from rldg_ros.base import OK, WARN, BaseNode
+from rldg_ros.main import run
+from sensor_msgs.msg import Joy
+
+from rldg_control.gamepad import gamepad_twist, load_mapping
+from rldg_ros import conversions as convert
+from rldg_ros import qos
+
+_SILENT_S = 1.0
+
+
+class GamepadNode(BaseNode):
+    """Answers every ``joy`` with a twist and two gripper buttons. Set ``autorepeat_rate`` of joy_node to 30 Hz or more."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__("gamepad", **kwargs)
+        self._mapping_file = self.declare(
+            "mapping", "", "YAML file that maps axes and buttons; empty for an Xbox controller as joy_node reports it."
+        )
+
+    def on_setup(self) -> None:
+        self._mapping = load_mapping(self._mapping_file)
+        self._heard_ns = -1
+        self._twist = self.create_publisher(TwistStamped, "spacenav/twist_stamped", qos.reliable(10))
+        self._joy = self.create_publisher(Joy, "spacenav/joy", qos.reliable(10))
+        self.listen(Joy, "joy", self._on_joy, qos.reliable(10))
+
+    def on_diagnose(self) -> None:
+        silent = self._heard_ns < 0 or (self.now_ns() - self._heard_ns) * 1e-9 > _SILENT_S
+        self.report("joy", WARN if silent else OK, "no joy message for 1 s; is joy_node up?" if silent else "")
+
+    def _on_joy(self, msg: Joy) -> None:
+        deflection, pressed = gamepad_twist(self._mapping, msg.axes, msg.buttons)
+        self._heard_ns = self.now_ns()
+        header = convert.header(self._heard_ns, self.robot.base_frame)
+        self._twist.publish(TwistStamped(header=header, twist=convert.twist_to_msg(deflection)))
+        self._joy.publish(Joy(header=header, axes=deflection.tolist(), buttons=pressed))
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(GamepadNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

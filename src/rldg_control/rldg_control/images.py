@@ -1,0 +1,31 @@
+"""From what a camera delivers to the square image of an observation."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def square(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Crop the centre to a square and average it down to ``side`` pixels.
+
+    Args:
+        image: shape (height, width, 3).
+        side: pixels; returned as it is where ``image`` has this size already.
+
+    Raises:
+        ValueError: the image is smaller than ``side``: enlarging would invent detail.
+    """
+    height, width, _ = image.shape
+    if height == width == side:
+        return image
+    edge = min(height, width)
+    if edge < side:
+        raise ValueError(f"image: {width} x {height} is smaller than camera.image_size_px {side}; raise the camera's resolution")
+    top, left = (height - edge) // 2, (width - edge) // 2
+    crop = image[top : top + edge, left : left + edge]
+    bounds = np.arange(side + 1) * edge // side
+    starts, lengths = bounds[:-1], np.diff(bounds)
+    total = np.add.reduceat(np.add.reduceat(crop, starts, axis=0, dtype=np.uint32), starts, axis=1, dtype=np.uint32)
+    area = (lengths[:, None] * lengths[None, :])[:, :, None]
+    return ((total + area // 2) // area).astype(np.uint8)

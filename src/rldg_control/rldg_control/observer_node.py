@@ -1,0 +1,178 @@
+"""The observer: the only place where camera, arm, gripper and episode become one observation."""
+
+from __future__ import annotations
+
+import sys
+
+from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
+from rldg_core.observation import ObservationAssembler
+from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.grid import GridTimer
+from rldg_ros.main import run
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header
+
+from rldg_control.images import square
+from rldg_control.rendezvous import Rendezvous
+from rldg_interfaces.msg import Episode, Observation, Step
+from rldg_ros import conversions as convert
+from rldg_ros import qos
+
+_STREAMS = ("current_pose", "current_twist", "external_wrench", "gripper/joint_states", "wrist/color/image_raw")
+_CLOCK_RESET_NS = 1_000_000_000  # stamps that jump back further mean that the simulation started again
+
+
+class ObserverNode(BaseNode):
+    """Publishes ``observation``: in real time ``control.observation_lead_s`` before each tick, in lockstep once per stamp.
+
+    While an input is missing or the camera is frozen nothing is published, so nobody can act on it.
+    """
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__("observer", **kwargs)
+        self._timeout_s = self.declare(
+            "lockstep_timeout_s", 2.0, "Longest wait for a stream in lockstep (s of wall time).", low=0.1, high=60.0
+        )
+
+    def on_setup(self) -> None:
+        self._assembler = ObservationAssembler()
+        self._image_ns = self._published_ns = -1
+        self._grid: GridTimer | None = None
+        self._rendezvous = self._new_rendezvous()
+        self._publisher = self.create_publisher(Observation, "observation", qos.reliable())
+        stream = qos.stream(self.lockstep)
+        self.listen(PoseStamped, "current_pose", self._on_pose, stream)
+        self.listen(TwistStamped, "current_twist", self._on_twist, stream)
+        self.listen(WrenchStamped, "external_wrench", self._on_wrench, stream)
+        self.listen(JointState, "gripper/joint_states", self._on_gripper, stream)
+        self.listen(Image, "wrist/color/image_raw", self._on_image, stream)
+        self.listen(Episode, "episode", self._on_episode, qos.latched())
+        self.listen(Step, "step", self._on_step, qos.reliable(10))
+
+    def on_start(self) -> None:
+        if not self.lockstep:
+            control = self.task.control
+            self._grid = GridTimer(self, control.period_s, self._assemble, control.observation_lead_s)
+
+    def on_stop(self) -> None:
+        if self._grid is not None:
+            self._grid.stop()
+
+    def on_pulse(self) -> None:
+        late = self._rendezvous.expire() if self.lockstep else []
+        if late:
+            self.report("lockstep", WARN, f"went on without {', '.join(late)} after {self._timeout_s} s")
+            self._advance()
+
+    def on_diagnose(self) -> None:
+        if self._grid is not None:
+            self._grid.report()
+        elif not self._rendezvous.absent:
+            self.report("lockstep", OK)
+
+    # streams
+
+    def _on_pose(self, msg: PoseStamped) -> None:
+        _require_frame("current_pose", msg.header, self.robot.base_frame)
+        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
+        self._assembler.add_pose(stamp_ns, convert.pose_from_msg(msg.pose, "current_pose"))
+        self._arrived("current_pose", stamp_ns)
+
+    def _on_twist(self, msg: TwistStamped) -> None:
+        _require_frame("current_twist", msg.header, self.robot.tcp_frame)
+        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
+        self._assembler.add_twist(stamp_ns, convert.twist_from_msg(msg.twist, "current_twist"))
+        self._arrived("current_twist", stamp_ns)
+
+    def _on_wrench(self, msg: WrenchStamped) -> None:
+        _require_frame("external_wrench", msg.header, self.robot.tcp_frame)
+        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
+        self._assembler.add_wrench(stamp_ns, convert.wrench_from_msg(msg.wrench, "external_wrench"))
+        self._arrived("external_wrench", stamp_ns)
+
+    def _on_gripper(self, msg: JointState) -> None:
+        width_m = msg.position[0] if msg.position else float("nan")
+        if not 0.0 <= width_m + 0.01 <= self.robot.gripper_max_width_m + 0.02:
+            raise ValueError(
+                f"gripper/joint_states: position[0] is {width_m}, must be the opening in m, "
+                f"0 to {self.robot.gripper_max_width_m}"
+            )
+        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
+        self._assembler.add_gripper(stamp_ns, width_m)
+        self._arrived("gripper/joint_states", stamp_ns)
+
+    def _on_image(self, msg: Image) -> None:
+        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
+        image = square(convert.image_from_msg(msg, "wrist/color/image_raw"), self.task.camera.image_size_px)
+        self._assembler.add_image(stamp_ns, image)
+        if stamp_ns < self._published_ns - _CLOCK_RESET_NS:
+            self._published_ns, self._rendezvous = -1, self._new_rendezvous()
+        self._image_ns = stamp_ns
+        self._arrived("wrist/color/image_raw", stamp_ns)
+
+    def _on_episode(self, msg: Episode) -> None:
+        episode = convert.episode_from_msg(msg)
+        self._assembler.set_episode(episode)
+        self._arrived("episode", episode.stamp_ns)
+
+    def _on_step(self, msg: Step) -> None:
+        self._assembler.set_gripper_command(msg.executed_gripper_closed)
+        self._arrived("step", convert.stamp_from_msg(msg.header.stamp))
+
+    # assembly
+
+    def _new_rendezvous(self) -> Rendezvous:
+        return Rendezvous((*_STREAMS, "episode", "step"), self._timeout_s)
+
+    def _arrived(self, name: str, stamp_ns: int) -> None:
+        if self.lockstep:
+            self._rendezvous.arrive(name, stamp_ns)
+            self._advance()
+
+    def _advance(self) -> None:
+        """In lockstep: publish once every stream has the camera's stamp and the last observation was judged and acted on."""
+        if self._image_ns > self._published_ns and self._ready():
+            self._assemble(self._image_ns)
+
+    def _ready(self) -> bool:
+        for name in ("episode", "step"):  # they answer the previous observation, so they are awaited at its stamp
+            self._rendezvous.require(name, self._published_ns)
+        return self._rendezvous.complete(self._image_ns)
+
+    def _assemble(self, now_ns: int) -> None:
+        if self._image_ns <= self._published_ns:
+            age_s = (now_ns - self._image_ns) * 1e-9
+            self.report("inputs", ERROR, f"camera: no new image since the last observation (newest is {age_s:.2f} s old)")
+            return
+        observation = self._assembler.assemble(now_ns)
+        if observation is None:
+            self.report("inputs", WARN, f"waiting for {', '.join(self._assembler.missing())}")
+            return
+        self._published_ns = observation.stamp_ns
+        faults = self._assembler.faults()
+        if faults:
+            self.report("inputs", ERROR, "; ".join(faults))
+            return
+        self._publisher.publish(
+            convert.observation_to_msg(observation, self.robot.base_frame, self.robot.camera_frame)
+        )
+        self.report(
+            "inputs",
+            OK,
+            image_age_s=round(observation.image_age_s, 4),
+            state_age_s=round(observation.state_age_s, 4),
+            skew_s=round(observation.skew_s, 4),
+        )
+
+
+def _require_frame(topic: str, header: Header, frame_id: str) -> None:
+    if header.frame_id != frame_id:
+        raise ValueError(f"{topic}: frame_id is {header.frame_id!r}, must be {frame_id!r} (robot file)")
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(ObserverNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Policies: the protocol that they follow, the node that runs one, and a scripted one."""
