@@ -245,7 +245,7 @@ class SimNode(BaseNode):
             self._publish_image()
         if self._simulated_s >= self._scene_due_s:
             self._scene_due_s = max(self._scene_due_s + self._scene_period_s, self._simulated_s)
-            self._publish_scene()
+            self._publish_scene_if_watched()
 
     # --- lockstep --------------------------------------------------------------------------------------------------
 
@@ -270,8 +270,7 @@ class SimNode(BaseNode):
         self._publish_state()
         self._publish_truth()
         self._publish_image()
-        if self._scene_out.get_subscription_count() > 0:
-            self._publish_scene()
+        self._publish_scene_if_watched()
 
     def on_pulse(self) -> None:
         rivals = self.count_publishers("target_pose") > 1
@@ -323,8 +322,10 @@ class SimNode(BaseNode):
         self._image_out.publish(image_to_msg(image, self._stamp_ns, self.robot.camera_frame))
         self._info_out.publish(self._camera_info())
 
-    def _publish_scene(self) -> None:
-        self._scene_out.publish(image_to_msg(self._cell.image("scene"), self._stamp_ns, self.robot.base_frame))
+    def _publish_scene_if_watched(self) -> None:
+        if self._scene_out.get_subscription_count() > 0:
+            image = self._cell.image("scene")
+            self._scene_out.publish(image_to_msg(image, self._stamp_ns, self.robot.base_frame))
 
     def _camera_info(self) -> CameraInfo:
         """Ideal pinhole of the simulated camera; a square image, so fx = fy."""

@@ -1,0 +1,153 @@
+"""Running episodes from a script: what the demo, the benchmarks and the tests use, and anyone else may.
+
+>>> with EpisodeRunner() as runner:  # doctest: +SKIP
+...     runner.wait_until_ready(timeout_s=60.0)
+...     for report in runner.run_episodes(count=5, first_seed=0):
+...         print(report.episode_id, report.outcome, report.duration_s)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.task import Future
+from rldg_bringup.episode_report import EpisodeReport
+from rldg_ros.conversions import episode_from_msg, step_from_msg
+from std_srvs.srv import Trigger
+
+from rldg_interfaces.action import RunEpisodes
+from rldg_interfaces.msg import Episode, Step
+from rldg_interfaces.srv import SelectPolicy
+from rldg_ros import qos
+
+_M = TypeVar("_M")
+_SPIN_S = 0.05
+
+
+class EpisodeRunner:
+    """A client of one running cell. It has its own context, so that several can live in one process.
+
+    Args:
+        domain_id: ROS domain of the cell; that of the environment where None.
+    """
+
+    def __init__(self, domain_id: int | None = None) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain_id)
+        self.node = Node("episode_runner", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._goals = ActionClient(self.node, RunEpisodes, "episode_manager/run_episodes")
+        self._report = EpisodeReport()
+        self._ended: list[EpisodeReport] = []
+        self.listen(Step, "step", lambda msg: self._report.add(step_from_msg(msg)), qos.reliable(50))
+        self.listen(Episode, "episode", self._on_episode, qos.latched())
+
+    def __enter__(self) -> EpisodeRunner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def listen(self, kind: type[_M], topic: str, handler: Callable[[_M], object], profile: QoSProfile) -> None:
+        """Have ``handler`` called with the messages of a topic while this object spins."""
+        self.node.create_subscription(kind, topic, handler, profile)
+
+    def spin(self, seconds: float) -> None:
+        """Serve callbacks for that long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._executor.spin_once(_SPIN_S)
+
+    def spin_until(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Serve callbacks until ``done()``.
+
+        Raises:
+            TimeoutError: it did not come; the message says ``what`` was waited for.
+        """
+        end = time.monotonic() + timeout_s
+        while not done():
+            if time.monotonic() > end:
+                raise TimeoutError(f"{what} did not come within {timeout_s:.0f} s")
+            self._executor.spin_once(_SPIN_S)
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until the lifecycle manager says that all nodes are active.
+
+        Raises:
+            TimeoutError: they are not; the launch's log says why.
+        """
+        client = self.node.create_client(Trigger, "lifecycle_manager/is_active")
+        end = time.monotonic() + timeout_s
+        self.spin_until(client.service_is_ready, timeout_s, "the lifecycle manager")
+        while not self._answer(client.call_async(Trigger.Request()), timeout_s).success:
+            if time.monotonic() > end:
+                raise TimeoutError(f"the nodes were not all active within {timeout_s:.0f} s; see the log of the launch")
+            self.spin(0.1)
+
+    def select_policy(self, policy_id: str, timeout_s: float = 5.0) -> None:
+        """Let a policy drive.
+
+        Raises:
+            RuntimeError: the arbiter refused, with its reason.
+        """
+        client = self.node.create_client(SelectPolicy, "arbiter/select_policy")
+        self.spin_until(client.service_is_ready, timeout_s, "arbiter/select_policy")
+        answer = self._answer(client.call_async(SelectPolicy.Request(policy_id=policy_id)), timeout_s)
+        if not answer.success:
+            raise RuntimeError(answer.message)
+
+    def run_episodes(
+        self, count: int, first_seed: int = 0, scene: str = "", timeout_s: float = 120.0
+    ) -> Iterator[EpisodeReport]:
+        """Run episodes and yield the report of each as it ends.
+
+        Args:
+            count: how many.
+            first_seed: seed of the first; each further one counts up.
+            scene: scene of the task, "" for its first.
+            timeout_s: longest wall time of one episode, its reset included.
+
+        Raises:
+            RuntimeError: the episode manager refused the goal or ended early, with its reason.
+            TimeoutError: an episode took too long.
+        """
+        self.spin_until(self._goals.server_is_ready, timeout_s, "episode_manager/run_episodes")
+        self._ended.clear()
+        goal = RunEpisodes.Goal(count=count, first_seed=first_seed, scene=scene)
+        handle = self._answer(self._goals.send_goal_async(goal), timeout_s)
+        if not handle.accepted:
+            raise RuntimeError("the episode manager refused the goal; its log says why")
+        result: Future = handle.get_result_async()
+        for _ in range(count):
+            self.spin_until(lambda: bool(self._ended) or result.done(), timeout_s, "the end of an episode")
+            if not self._ended:
+                self.spin(0.5)  # the result may overtake the last episode
+            if not self._ended:
+                break
+            yield self._ended.pop(0)
+        self.spin_until(result.done, timeout_s, "the result")
+        message = result.result().result.message
+        if message:
+            raise RuntimeError(message)
+
+    def _answer(self, future: Future, timeout_s: float) -> object:
+        self.spin_until(future.done, timeout_s, "an answer")
+        return future.result()
+
+    def _on_episode(self, msg: Episode) -> None:
+        report = self._report.judge(episode_from_msg(msg))
+        if report is not None:
+            self._ended.append(report)
+            self._report = EpisodeReport()
