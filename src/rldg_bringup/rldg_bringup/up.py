@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import shutil
 import sys
@@ -86,7 +87,8 @@ def _launch(file: Path, arguments: dict[str, str], share: bool, runner: bool) ->
         exports["ROS_AUTOMATIC_DISCOVERY_RANGE"] = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "LOCALHOST"
         os.environ.update(exports)
         print_line("[launch] in other terminals: export " + " ".join(f"{name}={value}" for name, value in exports.items()))
-    ros2 = None if runner else shutil.which("ros2")
+    # the module tells ros2 launch from a ros2 command without it
+    ros2 = shutil.which("ros2") if importlib.util.find_spec("ros2launch") and not runner else None
     if ros2 is not None:
         if lease is not None:
             lease.keep_over_exec()

@@ -106,6 +106,8 @@ def _collect_arguments(
                     path = Path(substitution.evaluate(substitution.parse(child.attributes["file"]), scope))
                 except SubstitutionError:
                     continue
+                if not path.is_file():  # told when, and if, it is included
+                    continue
                 names = frozenset(arg.attributes.get("name", "") for arg in child.children)
                 _collect_arguments(path, environment, find_share, given | names, found, (*including, file))
 

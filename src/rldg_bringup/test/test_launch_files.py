@@ -1,0 +1,106 @@
+"""The launch files of the project resolve, with every argument described, into the cell they promise."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from rldg_bringup.launch_runner import LaunchFileError, Process, declared_arguments, resolve
+
+WORKSPACE = Path(__file__).resolve().parents[3]
+LAUNCH = WORKSPACE / "launch"
+FILES = sorted(LAUNCH.glob("*.launch.xml"))
+TASKS = (
+    "displayport ethernet_insertion fmb_assembly fmb_insertion hdmi pick_and_place type_c usb_insertion vga_insertion xlr"
+).split()
+OPERATORS = {"scripted": "scripted_operator", "spacemouse": "spacemouse", "gamepad": "gamepad", "none": None}
+CONTROL = ["cartesian_impedance_controller", "observer", "arbiter", "episode_manager", "lifecycle_manager"]
+
+
+def find_share(package: str) -> Path:
+    assert package == "rldg_bringup"
+    return WORKSPACE
+
+
+def cell(file: str, **arguments: str) -> dict[str, Process]:
+    processes = resolve(LAUNCH / f"{file}.launch.xml", arguments, {}, find_share)
+    return {process.name: process for process in processes}
+
+
+def parameters(process: Process) -> dict[str, object]:
+    pairs = [
+        value.partition(":=") for flag, value in itertools.pairwise(process.arguments) if flag == "-p"
+    ]
+    return {name: json.loads(value) for name, _, value in pairs}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_argument_of_every_file_has_a_description_and_a_default(file: Path) -> None:
+    arguments = declared_arguments(file, {}, find_share)
+    assert arguments
+    for argument in arguments:
+        assert argument.description, f"{file.name}: argument {argument.name}"
+        assert argument.default is not None, f"{file.name}: argument {argument.name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_file_resolves_without_arguments(file: Path) -> None:
+    assert resolve(file, {}, {}, find_share)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_launches_its_own_cell(task: str) -> None:
+    nodes = cell(task)
+    assert set(nodes) == {*CONTROL, "scripted_operator"}
+    assert all(parameters(node)["task"] == task for name, node in nodes.items() if name != "lifecycle_manager")
+    with pytest.raises(LaunchFileError, match="no argument 'task'"):
+        cell(task, task="other")
+
+
+@pytest.mark.parametrize(("operator", "policy"), list(itertools.product(OPERATORS, ["none", "scripted"])))
+def test_operator_and_policy_are_started_and_managed_where_asked_for(operator: str, policy: str) -> None:
+    nodes = cell("usb_insertion", operator=operator, policy=policy)
+    extra = [name for name in (OPERATORS[operator], "policy_scripted" if policy == "scripted" else None) if name]
+    assert set(nodes) == {*CONTROL, *extra}
+    managed = [name for name in parameters(nodes["lifecycle_manager"])["node_names"] if name]  # type: ignore[attr-defined]
+    assert managed == [*CONTROL[:-1], *extra]
+
+
+def test_lockstep_and_simulated_time_go_together_and_deaths_are_final_there() -> None:
+    for lockstep in (True, False):
+        for name, node in cell("usb_insertion", lockstep=str(lockstep).lower(), policy="scripted").items():
+            assert parameters(node)["use_sim_time"] is lockstep
+            assert name == "lifecycle_manager" or parameters(node)["lockstep"] is lockstep
+            assert node.respawn is not lockstep
+
+
+def test_in_lockstep_the_arbiter_waits_for_those_that_are_launched() -> None:
+    def awaited(**arguments: str) -> list[str]:
+        wait_for = parameters(cell("usb_insertion", lockstep="true", **arguments)["arbiter"])["lockstep_wait_for"]
+        return [name for name in wait_for if name]  # type: ignore[attr-defined]
+
+    assert awaited() == ["operator"]
+    assert awaited(policy="scripted") == ["operator", "policy"]
+    assert awaited(operator="none", policy="scripted") == ["policy"]
+    assert awaited(operator="none") == []
+
+
+def test_in_lockstep_the_simulation_comes_up_after_everyone_who_answers_it() -> None:
+    manager = cell("usb_insertion", lockstep="true")["lifecycle_manager"]
+    names = [name for name in parameters(manager)["node_names"] if name]  # type: ignore[attr-defined]
+    assert names[-1] == "cartesian_impedance_controller"
+
+
+def test_the_namespace_covers_every_node() -> None:
+    for node in cell("usb_insertion", namespace="left", policy="scripted").values():
+        assert "__ns:=/left" in node.arguments
+
+
+def test_seed_scene_and_log_level_reach_the_nodes() -> None:
+    nodes = cell("usb_insertion", seed="7", scene="dark", log_level="warn")
+    assert parameters(nodes["cartesian_impedance_controller"])["seed"] == 7
+    assert parameters(nodes["cartesian_impedance_controller"])["scene"] == "dark"
+    assert parameters(nodes["scripted_operator"])["seed"] == 7
+    assert all(("--log-level", "warn") in itertools.pairwise(node.arguments) for node in nodes.values())
