@@ -1,0 +1,1 @@
+"""Starts RLDG: launch files, configuration, launch runner, lifecycle manager and command line."""

@@ -1,0 +1,33 @@
+"""The verbs of ``./rldg``: ``python -m rldg_bringup.cli <verb> [arguments]``.
+
+A new verb is one line in `VERBS`, naming a function that takes the arguments and returns the exit status. The script
+``rldg`` reads the table too, line by line, to print its help without Python: keep each entry on one line.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS: dict[str, tuple[str, str]] = {
+    "up": ("rldg_bringup.up:main", "launch a task: the cell, its control and a source of actions"),
+    "doctor": ("rldg_bringup.doctor:main", "check this machine and say how to mend what is missing"),
+    "test": ("rldg_bringup.check:main", "lint, type check and test everything, or just what the arguments select"),
+    "bench": ("rldg_bringup.bench:main", "run a benchmark and print its figures as one JSON object"),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb ``argv[0]`` with the other arguments; returns the exit status (2: no verb, 130: interrupted)."""
+    verb = argv[0] if argv else ""
+    if verb not in VERBS:
+        print(f"rldg: there is no verb {verb!r}; allowed: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    module, _, function = VERBS[verb][0].partition(":")
+    try:
+        return int(getattr(import_module(module), function)(list(argv[1:])))
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
