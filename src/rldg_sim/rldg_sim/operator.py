@@ -73,7 +73,7 @@ class Style:
             tremor=float(rng.uniform(0.01, 0.04)),
             eagerness=float(rng.uniform(0.0, 0.3)),
             push=float(rng.uniform(0.3, 0.5)),
-            search_speed=float(rng.uniform(0.5, 1.0)),
+            search_speed=float(rng.uniform(0.25, 0.5)),
             raster=bool(rng.random() < 0.35),
         )
 
@@ -100,7 +100,11 @@ _FELT_N = 3.0
 _DEAD_ZONE = 0.06
 _FULL_AT_M, _FULL_AT_RAD = 0.022, 0.25  # error at which the device is fully deflected
 _HOVER_M = 0.012  # between the lowest point of what is carried and the mouth of the port
-_SEARCH_LIMIT_S = 2.5
+_SEARCH_LIMIT_S = 3.0
+_SEARCH_DEFLECTION = 0.12  # at most, sideways
+_SEARCH_FULL_AT_M = 0.007
+_LOST_M = 0.004  # this far aside the part is not on the port any more
+_LOOK_CLOSER_S = 0.6  # while searching, the error of judgement fades with this time constant
 _IN_M = 0.0016  # this far below the first contact the part has found the hole
 
 
@@ -226,10 +230,10 @@ class ScriptedOperator:
         elif stage is _Stage.SEARCH:
             if height < down - _IN_M:
                 self._go(_Stage.PRESS)
-            elif self._ticks * period > _SEARCH_LIMIT_S:
+            elif self._ticks * period > _SEARCH_LIMIT_S or aside > _LOST_M:
                 self._go(_Stage.BACK_OFF)
         elif stage is _Stage.PRESS:
-            if self._ticks * period > 2.5:
+            if self._ticks * period > 2.5 or aside > _LOST_M:
                 self._go(_Stage.BACK_OFF)
         elif stage is _Stage.BACK_OFF:
             if height > down + 0.5 * _HOVER_M or self._ticks * period > 1.0:
@@ -295,19 +299,24 @@ class ScriptedOperator:
                 error[:2] = 0.0
                 error[2] = 0.02
             elif stage is _Stage.SEARCH:
-                error[:2] = (goal.position - tcp.position)[:2] + self._search_centre + self._search_offset()
+                seen = np.exp(-self._ticks * self._task.control.period_s / _LOOK_CLOSER_S)
+                error[:2] = (goal.position - tcp.position)[:2] + seen * self._search_centre + self._search_offset()
         deflection = np.concatenate([error[:3] / _FULL_AT_M, error[3:] / _FULL_AT_RAD]) * (1.0 + style.eagerness)
         deflection = np.clip(deflection, -style.speed, style.speed)
         if stage is _Stage.LOWER and self._inserts:
             deflection[2] = -min(style.speed, 0.45)
-        elif stage in (_Stage.SEARCH, _Stage.PRESS):
+        elif stage is _Stage.SEARCH:  # lightly, or it would not slide; firmly enough aside to overcome friction
+            aside = error[:2] / _SEARCH_FULL_AT_M
+            deflection[:2] = np.clip(aside, -_SEARCH_DEFLECTION, _SEARCH_DEFLECTION)
+            deflection[2] = -0.4 * style.push
+        elif stage is _Stage.PRESS:
             deflection[2] = -style.push
         return deflection
 
     def _search_offset(self) -> Array:
         """Where around the first contact to feel next (m), shape (2,)."""
         elapsed = self._ticks * self._task.control.period_s
-        radius = 0.0006 + 0.0013 * elapsed
+        radius = min(0.0002 + 0.0004 * elapsed, 0.0012)
         phase = 2.0 * np.pi * self.style.search_speed * elapsed
         if self.style.raster:
             return radius * np.array([2.0 * np.abs((phase / np.pi) % 2.0 - 1.0) - 1.0, np.sin(phase * 0.37)])
