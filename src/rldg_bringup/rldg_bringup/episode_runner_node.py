@@ -11,22 +11,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.action import ActionClient
+from rclpy.action.client import ClientGoalHandle
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
-from rldg_bringup.episode_report import EpisodeReport
-from rldg_ros.conversions import episode_from_msg, step_from_msg
-from std_srvs.srv import Trigger
-
 from rldg_interfaces.action import RunEpisodes
 from rldg_interfaces.msg import Episode, Step
 from rldg_interfaces.srv import SelectPolicy
+from std_srvs.srv import Trigger
+
+from rldg_bringup.episode_report import EpisodeReport
 from rldg_ros import qos
+from rldg_ros.conversions import episode_from_msg, step_from_msg
 
 _M = TypeVar("_M")
 _SPIN_S = 0.05
@@ -108,6 +109,38 @@ class EpisodeRunner:
         if not answer.success:
             raise RuntimeError(answer.message)
 
+    def select_policy_when_fresh(self, policy_id: str, timeout_s: float = 30.0) -> None:
+        """Let a policy drive as soon as the arbiter has heard it.
+
+        Raises:
+            TimeoutError: it was not heard in time.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.select_policy(policy_id)
+                return
+            except RuntimeError as refusal:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"policy {policy_id!r} could not be selected: {refusal}") from None
+                self.spin(0.1)
+
+    def start_episodes(
+        self, count: int, first_seed: int = 0, scene: str = "", timeout_s: float = 10.0
+    ) -> ClientGoalHandle:
+        """Ask for episodes and return at once; the handle can cancel them.
+
+        Raises:
+            RuntimeError: the episode manager refused.
+            TimeoutError: it did not answer.
+        """
+        self.spin_until(self._goals.server_is_ready, timeout_s, "episode_manager/run_episodes")
+        goal = RunEpisodes.Goal(count=count, first_seed=first_seed, scene=scene)
+        handle = self._answer(self._goals.send_goal_async(goal), timeout_s)
+        if not handle.accepted:
+            raise RuntimeError("the episode manager refused the goal; its log says why")
+        return handle
+
     def run_episodes(
         self, count: int, first_seed: int = 0, scene: str = "", timeout_s: float = 120.0
     ) -> Iterator[EpisodeReport]:
@@ -123,12 +156,8 @@ class EpisodeRunner:
             RuntimeError: the episode manager refused the goal or ended early, with its reason.
             TimeoutError: an episode took too long.
         """
-        self.spin_until(self._goals.server_is_ready, timeout_s, "episode_manager/run_episodes")
         self._ended.clear()
-        goal = RunEpisodes.Goal(count=count, first_seed=first_seed, scene=scene)
-        handle = self._answer(self._goals.send_goal_async(goal), timeout_s)
-        if not handle.accepted:
-            raise RuntimeError("the episode manager refused the goal; its log says why")
+        handle = self.start_episodes(count, first_seed, scene)
         result: Future = handle.get_result_async()
         for _ in range(count):
             self.spin_until(lambda: bool(self._ended) or result.done(), timeout_s, "the end of an episode")
@@ -142,7 +171,7 @@ class EpisodeRunner:
         if message:
             raise RuntimeError(message)
 
-    def _answer(self, future: Future, timeout_s: float) -> object:
+    def _answer(self, future: Future, timeout_s: float) -> Any:
         self.spin_until(future.done, timeout_s, "an answer")
         return future.result()
 

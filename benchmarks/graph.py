@@ -1,0 +1,124 @@
+"""The whole graph in separate processes: ticks per second in lockstep, tick timing and command age in real time."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rldg_bringup.domain import lease_domain
+from rldg_bringup.launch_runner import Launch
+from rldg_bringup.up import launch_file
+from rldg_core.task import config_directory
+
+IMAGE_SIZE_PX = 128
+POLICY = "scripted"
+
+
+def main(argv: list[str]) -> dict[str, float]:
+    """Measure; the figures are those of docs/reference/benchmarks.md."""
+    parser = argparse.ArgumentParser(prog="rldg bench graph", description=__doc__)
+    parser.add_argument("--task", default="usb_insertion")
+    parser.add_argument("--ticks", type=int, default=1500, help="lockstep ticks to time (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="real-time measurement (default: %(default)s)")
+    parser.add_argument("--load", type=int, default=2, help="busy processes beside it (default: %(default)s)")
+    parser.add_argument("--image-size-px", type=int, default=IMAGE_SIZE_PX)
+    options = parser.parse_args(argv)
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        # the same task with the image size that is measured
+        task = Path(folder) / f"{options.task}.yaml"
+        parent = config_directory() / "tasks" / f"{options.task}.yaml"
+        task.write_text(f"extends: {parent}\ncamera: {{image_size_px: {options.image_size_px}}}\n")
+        lease = lease_domain("bench graph")
+        if lease is not None:
+            os.environ["ROS_DOMAIN_ID"] = str(lease.domain)
+        try:
+            if options.ticks > 0:
+                figures |= lockstep(task, Path(folder), options.ticks)
+            if options.seconds > 0:
+                figures |= real_time(task, Path(folder), options.seconds, options.load)
+        finally:
+            if lease is not None:
+                lease.close()
+    return figures
+
+
+def lockstep(task: Path, folder: Path, ticks: int) -> dict[str, float]:
+    """How many ticks a second the graph makes when nothing waits for the clock."""
+    from rldg_interfaces.msg import Step
+
+    from rldg_bringup.episode_runner_node import EpisodeRunner
+    from rldg_ros import qos
+
+    arguments = {"task": str(task), "operator": "none", "policy": POLICY, "lockstep": "true"}
+    with Launch(launch_file("cell"), arguments, log_dir=folder / "lockstep"), EpisodeRunner() as runner:
+        runner.wait_until_ready(90.0)
+        arrivals: list[float] = []
+        runner.listen(Step, "step", lambda _: arrivals.append(time.perf_counter()), qos.reliable(50))
+        runner.select_policy_when_fresh(POLICY)
+        warm_up = 100
+        for _ in runner.run_episodes(count=10_000, timeout_s=300.0):
+            if len(arrivals) > warm_up + ticks:
+                break
+        taken = arrivals[warm_up : warm_up + ticks + 1]
+    rate = (len(taken) - 1) / (taken[-1] - taken[0])
+    print(f"lockstep: {len(taken) - 1} ticks at {rate:.0f} per second", file=sys.stderr)
+    return {"lockstep_ticks_per_s": rate}
+
+
+def real_time(task: Path, folder: Path, seconds: float, load: int) -> dict[str, float]:
+    """How well the ticks keep their period beside ``load`` busy processes, and how old observations are when acted on."""
+    from rldg_interfaces.msg import Step
+
+    from rldg_bringup.episode_runner_node import EpisodeRunner
+    from rldg_ros import qos
+    from rldg_ros.conversions import step_from_msg
+
+    arguments = {"task": str(task), "operator": "none", "policy": POLICY}
+    context = multiprocessing.get_context("spawn")
+    burners = [context.Process(target=_burn, args=(seconds + 30.0,), daemon=True) for _ in range(load)]
+    with Launch(launch_file("cell"), arguments, log_dir=folder / "real_time"), EpisodeRunner() as runner:
+        runner.wait_until_ready(90.0)
+        runner.select_policy_when_fresh(POLICY)
+        for burner in burners:
+            burner.start()
+        steps = []
+        try:
+            runner.spin(2.0)
+            runner.listen(Step, "step", lambda msg: steps.append(step_from_msg(msg)), qos.reliable(50))
+            end = time.monotonic() + seconds
+            for _ in runner.run_episodes(count=10_000, timeout_s=120.0):
+                print(f"real time: {len(steps)} ticks", file=sys.stderr)
+                if time.monotonic() > end:
+                    break
+        finally:
+            for burner in burners:
+                burner.terminate()
+    stamps = np.array([step.stamp_ns for step in steps])
+    period_s = 0.1
+    gaps = np.diff(stamps) * 1e-9 / period_s
+    ages = [step.command_age_s for step in steps if step.episode_id]
+    return {
+        "realtime_tick_p99_error_ms": float(np.percentile(np.abs(gaps - 1.0), 99)) * period_s * 1e3,
+        "realtime_missed_ticks": float(np.maximum(np.round(gaps) - 1, 0).sum()),
+        "realtime_ticks": float(len(stamps)),
+        "command_age_p50_ms": float(np.percentile(ages, 50)) * 1e3,
+        "command_age_p99_ms": float(np.percentile(ages, 99)) * 1e3,
+    }
+
+
+def _burn(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(10_000))
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1:]))
