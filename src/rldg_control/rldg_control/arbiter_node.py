@@ -347,7 +347,7 @@ class ArbiterNode(BaseNode):
         self.get_logger().warning(f"e-stop {response.message}")
         return response
 
-    async def _on_recover(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def _on_recover(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._mode == 5:
             response.message = f"robot mode 5, {_MODES[5]}"
         elif self._mode != 4:
@@ -355,9 +355,14 @@ class ArbiterNode(BaseNode):
         elif not self._recover.service_is_ready():
             response.message = f"robot mode 4, but no service {_CONTROLLER}/recover; recover at the robot"
         else:
-            answer = await self._recover.call_async(Trigger.Request())
-            response.success, response.message = answer.success, answer.message
+            self._recover.call_async(Trigger.Request()).add_done_callback(self._on_recovered)
+            response.success, response.message = True, "recovery was asked for; the arm moves again once robot_mode is 1 or 2"
         return response
+
+    def _on_recovered(self, future: Future) -> None:
+        error = future.exception()
+        failure = str(error) if error is not None else "" if future.result().success else future.result().message
+        self.report("recover", ERROR if failure else OK, failure)
 
 
 def _distance_m(a: Pose, b: Pose) -> float:

@@ -59,7 +59,8 @@ class EpisodeManagerNode(BaseNode):
         self._judged_ns = -1
         self._rendezvous = Rendezvous(("observation", *self._judge.awaited), self._timeout_s)
         self._reset_sent_s: float | None = None
-        self._goal: tuple[ServerGoalHandle, Run, Future] | None = None
+        self._goal: tuple[ServerGoalHandle, Run] | None = None
+        self._answering = False
         self._publisher = self.create_publisher(Episode, "episode", qos.latched())
         self._reset_client = self.create_client(ResetScene, "reset_scene")
         self.create_service(LabelEpisode, "episode_manager/label", self._on_label)
@@ -68,6 +69,7 @@ class EpisodeManagerNode(BaseNode):
             RunEpisodes,
             "episode_manager/run_episodes",
             execute_callback=self._execute,
+            handle_accepted_callback=self._on_accepted,
             goal_callback=self._on_goal,
             cancel_callback=self._on_cancel,
         )
@@ -153,11 +155,10 @@ class EpisodeManagerNode(BaseNode):
         self._publish(self._flow.observe(self._observation, None))
 
     def _wake(self) -> None:
-        """Let :meth:`_execute` return once its run is over."""
-        if self._goal is not None:
-            _, run_, done = self._goal
-            if run_.finished and not done.done():
-                done.set_result(None)
+        """Answer the goal once its run is over."""
+        if self._goal is not None and self._goal[1].finished and not self._answering:
+            self._answering = True
+            self._goal[0].execute()
 
     # reset
 
@@ -209,7 +210,7 @@ class EpisodeManagerNode(BaseNode):
             self.get_logger().warning("run_episodes refused: the episode manager is not active")
             return GoalResponse.REJECT
         try:
-            self._flow.begin_run(request.count, request.first_seed, request.scene)
+            self._accepted = self._flow.begin_run(request.count, request.first_seed, request.scene)
         except ValueError as error:
             self.get_logger().warning(f"run_episodes refused: {error}")
             return GoalResponse.REJECT
@@ -220,14 +221,15 @@ class EpisodeManagerNode(BaseNode):
         self._wake()
         return CancelResponse.ACCEPT
 
-    async def _execute(self, goal: ServerGoalHandle) -> RunEpisodes.Result:
-        run_ = self._flow.run
-        if run_ is None:  # cancelled between acceptance and execution
-            goal.canceled()
-            return RunEpisodes.Result(message="cancelled")
-        done = Future(executor=self.executor)
-        self._goal = (goal, run_, done)
-        await done
+    def _on_accepted(self, goal: ServerGoalHandle) -> None:
+        """Remember the goal. It is executed once its run is over: a coroutine that waits for that would be polled by the
+        executor without a pause."""
+        self._goal, self._answering = (goal, self._accepted), False
+        self._wake()
+
+    def _execute(self, goal: ServerGoalHandle) -> RunEpisodes.Result:
+        assert self._goal is not None
+        run_ = self._goal[1]
         self._goal = None
         if goal.is_cancel_requested:
             goal.canceled()
@@ -240,7 +242,7 @@ class EpisodeManagerNode(BaseNode):
     def _follow(self, status: EpisodeStatus) -> None:
         """Feedback now and then and at every end."""
         assert self._goal is not None
-        goal, run_, _ = self._goal
+        goal, run_ = self._goal
         if status.phase is Phase.ENDED or status.index % _FEEDBACK_EVERY == 0:
             goal.publish_feedback(
                 RunEpisodes.Feedback(

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
-from lifecycle_msgs.msg import Transition
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rldg_core.frames import Pose
 from rldg_core.task import Robot, Task
@@ -16,7 +11,6 @@ from rldg_interfaces.msg import Step
 from rldg_interfaces.srv import ResetScene
 from rldg_ros import conversions as convert
 from rldg_ros import qos
-from rldg_ros.base import BaseNode
 from rldg_control.impedance_parameters import impedance_parameters
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64
@@ -30,11 +24,11 @@ class FakeCell(Node):
     ``live`` false freezes the camera: stamps go on, the picture stays.
     """
 
-    def __init__(self, task: Task, robot: Robot, lockstep: bool = False, image_size_px: int = 0) -> None:
-        super().__init__("cartesian_impedance_controller")
+    def __init__(self, task: Task, robot: Robot, lockstep: bool = False, **kwargs: object) -> None:
+        super().__init__("cartesian_impedance_controller", **kwargs)
         self._robot = robot
         self._period_ns = round(task.control.period_s * 1e9)
-        side = image_size_px or task.camera.image_size_px
+        side = task.camera.image_size_px
         self._noise = np.random.default_rng(0).integers(0, 255, (2, side, side, 3), dtype=np.uint8)
         self.lockstep = lockstep
         self.live = True
@@ -100,41 +94,3 @@ class FakeCell(Node):
             self.pose = START
         response.start_pose = convert.pose_to_msg(START)
         return response
-
-
-class Bench:
-    """Nodes of one test under one executor, spun in the test's thread."""
-
-    def __init__(self) -> None:
-        self.executor = EventsExecutor()
-        self.nodes: list[Node] = []
-
-    def add(self, node: Node, activate: bool = True) -> None:
-        self.nodes.append(node)
-        self.executor.add_node(node)
-        if isinstance(node, BaseNode) and activate:
-            node.trigger_configure()
-            node.trigger_activate()
-
-    def spin(self, until: Callable[[], object], timeout_s: float = 20.0) -> bool:
-        """Spin until a condition holds; returns whether it did."""
-        end_s = time.monotonic() + timeout_s
-        while not until():
-            if time.monotonic() > end_s:
-                return False
-            self.executor.spin_once(0.02)
-        return True
-
-    def spin_for(self, duration_s: float) -> None:
-        end_s = time.monotonic() + duration_s
-        self.spin(lambda: time.monotonic() > end_s)
-
-    def close(self) -> None:
-        for node in self.nodes:
-            if isinstance(node, BaseNode):
-                node.close()
-            self.executor.remove_node(node)
-            node.destroy_node()
-
-
-CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE

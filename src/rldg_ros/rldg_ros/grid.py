@@ -64,10 +64,10 @@ class GridTimer:
         if wait_ns > 2 * self._period_ns:  # the clock was set back
             self._due_ns = self._next(now_ns)
         elif wait_ns <= 0:
-            late_ns = -wait_ns
-            self._lateness_ns.append(late_ns)
-            self.missed += late_ns // self._period_ns
-            self._due_ns = self._next(now_ns)
+            self._lateness_ns.append(-wait_ns)
             self._tick(now_ns)
             now_ns = self._clock.now().nanoseconds
+            due_ns = self._next(now_ns)
+            self.missed += (due_ns - self._due_ns) // self._period_ns - 1
+            self._due_ns = due_ns
         self._arm(now_ns)

@@ -1,0 +1,39 @@
+"""Camera images become square by cropping the centre and averaging."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rldg_control.images import square
+
+
+def test_an_image_of_the_right_size_is_passed_through() -> None:
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    assert square(image, 64) is image
+
+
+def test_whole_blocks_are_averaged_with_rounding() -> None:
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    image[:2, :2, 0] = [[10, 11], [12, 13]]
+    image[2:, 2:, 2] = 255
+    small = square(image, 2)
+    assert small[0, 0].tolist() == [12, 0, 0]  # 46 / 4 rounded
+    assert small[1, 1].tolist() == [0, 0, 255]
+
+
+def test_a_wide_image_loses_its_sides_equally() -> None:
+    image = np.zeros((480, 640, 3), dtype=np.uint8)
+    image[:, 80:560] = 200
+    assert (square(image, 128) == 200).all()
+
+
+def test_sizes_that_do_not_divide_keep_the_mean() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (480, 480, 3), dtype=np.uint8)
+    small = square(image, 130)
+    assert small.shape == (130, 130, 3) and small.dtype == np.uint8
+    assert abs(float(small.mean()) - float(image.mean())) < 1.0
+
+
+def test_too_small_an_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="100 x 90 is smaller than camera.image_size_px 128"):
+        square(np.zeros((90, 100, 3), dtype=np.uint8), 128)

@@ -1,0 +1,55 @@
+"""The main loop ends on signals with code 0 and on failures with code 1."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from rldg_ros.testing import domain_id
+
+SCRIPT = """
+import sys
+from rldg_ros.base import BaseNode
+from rldg_ros.main import run
+
+class Node(BaseNode):
+    def __init__(self):
+        if sys.argv[1] == "raise":
+            raise RuntimeError("no")
+        super().__init__("looped")
+        self.create_timer(0.2, self.tick)
+        print("up", flush=True)
+    def tick(self):
+        if sys.argv[1] == "later":
+            raise RuntimeError("boom")
+
+sys.exit(run(Node))
+"""
+
+
+def _start(mode: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain_id("main loop")), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_code_0(number: signal.Signals) -> None:
+    with _start("run") as process:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("mode", "says"), [("raise", "RuntimeError: no"), ("later", "boom")])
+def test_a_failure_ends_it_with_code_1_and_says_why(mode: str, says: str) -> None:
+    with _start(mode) as process:
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert says in errors
