@@ -125,6 +125,8 @@ class Cell:
         self._stage = self._enter(task.scene().name)
         self._jacobian = np.zeros((6, self._stage.model.nv))
         self._steps = 0
+        self._phase = 0  # physics steps since the servo was last aligned
+        self._filtered_wrench = np.zeros(6)
         self.reset(task.scene().name, 0)
 
     # --- episodes --------------------------------------------------------------------------------------------------
@@ -168,11 +170,10 @@ class Cell:
             self._put_object(object_pose)
         if move_arm:
             mujoco.mj_forward(stage.model, stage.data)
+            self._filtered_wrench, self._phase = np.zeros(6), 0
             if object_pose is not None:
                 self._run(round(_SETTLE_S / PHYSICS_STEP_S))
-                stage.data.time = 0.0
-            self._filtered_wrench = np.zeros(6)
-            self._phase = 0
+                self._filtered_wrench = np.zeros(6)
         self._refresh()
         return start
 
@@ -482,6 +483,11 @@ class Cell:
             return stage.painter.draw(stage.data, camera, size, with_arm=False)
         fine = stage.painter.draw(stage.data, camera, 2 * size, with_arm=True)
         return fine.reshape(size, 2, size, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
+
+    def focal_length_px(self, camera: str, size_px: int) -> float:
+        """Focal length of a camera's square image of side ``size_px``, the same along both axes (ideal pinhole)."""
+        fovy_rad = math.radians(float(self._stage.model.camera(camera).fovy[0]))
+        return size_px / (2.0 * math.tan(fovy_rad / 2.0))
 
     def close(self) -> None:
         """Give the OpenGL contexts back; the cell must not be used afterwards."""

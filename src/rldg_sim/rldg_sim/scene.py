@@ -14,7 +14,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from rldg_core.frames import quaternion_from_rpy
+from rldg_core.frames import quaternion_from_rpy, rotate
 from rldg_core.scene_spec import RGB, Bowl, Circle, FreeObject, Held, PartShape, Polygon, Port, Rectangle, SceneSpec, Stadium
 from rldg_core.task import Task, TaskError
 from rldg_sim import textures
@@ -32,6 +32,7 @@ _SOLREF = (0.004, 1.0)
 _SOLIMP = (0.95, 0.99, 0.0005, 0.5, 2.0)
 _FRICTION = (0.3, 0.005, 0.0001)
 _PAD_FRICTION = (0.8, 0.005, 0.0001)
+_OBJECT_FRICTION = (0.3, 0.005, 0.0005)  # with rolling friction: vegetables do not roll away
 _GRIP_STIFFNESS_N_M = 1e4  # at the stock 100 N/m a peg of 80 g falls
 _GRIP_FORCE_N = 140.0  # on the tendon of both fingers, so 70 N each, the hand's continuous rating
 _GRIP_TIME_CONSTANT_S = 0.08  # the hand closes from 80 mm in about 0.4 s
@@ -171,12 +172,17 @@ def _prism(spec: mujoco.MjSpec, name: str, outline: Polygon, height: float) -> N
 
 
 def _port(body: Any, port: Port, held: Held | None, height: float, task: Task) -> None:
-    outline = port.outline or (held.outline if held is not None else None)
-    if outline is None:
+    if port.outline is not None:
+        corners = polygon(port.outline)
+    elif held is not None:  # given in the TCP frame: as it lies in the port's frame at the goal
+        goal = task.success.goal.pose()
+        corners = np.array([rotate(goal.quaternion, np.array([x, y, 0.0]))[:2] for x, y in polygon(held.outline)])
+        corners = corners if goal.matrix()[2, 2] > 0.0 else corners[::-1]  # counter-clockwise again
+    else:
         raise TaskError(f"task {task.name}: simulation.fixture.outline: missing, and nothing is held that could give it")
-    middles, normals, lengths = edges(polygon(outline))
+    middles, normals, lengths = edges(corners)
     middles = middles + port.clearance_m * normals
-    hole = _offset(polygon(outline), port.clearance_m)
+    hole = _offset(corners, port.clearance_m)
     low, high = hole.min(axis=0), hole.max(axis=0)
     body_half = np.maximum(np.array(port.body_size_m) / 2.0, np.maximum(-low, high) + 0.001)
     # Boxes along the edges: the half plane outside an edge of a convex polygon never reaches into it, so boxes of any
@@ -304,6 +310,7 @@ def _free_object(spec: mujoco.MjSpec, free: FreeObject) -> None:
         if part.solid:
             geom.mass = free.mass_kg / solid
             _solid(geom, _OBJECT)
+            geom.condim, geom.friction = 6, _OBJECT_FRICTION
         else:
             _ghost(geom)
 
