@@ -19,7 +19,7 @@ from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.client import Client
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -163,6 +163,7 @@ class LifecycleManagerNode(Node):
         def on_answer(future: Future) -> None:
             answer = future.result()
             self.plan.on_answer(request, answer is not None and answer.success, time.monotonic())
+            self.tick()  # the next step need not wait
 
         client.call_async(question).add_done_callback(on_answer)
 
@@ -199,11 +200,11 @@ def main(args: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     node = LifecycleManagerNode()
-    executor = SingleThreadedExecutor()
+    executor = EventsExecutor()  # a third of the processor time; to be spun with a bound only
     executor.add_node(node)
     while not stop:
         executor.spin_once(0.1)
-    node.plan.shutdown()
+    node.plan.shutdown(_DOWN_S / 4.0)  # others may have got the same signal and be gone already
     deadline = time.monotonic() + _DOWN_S
     while time.monotonic() < deadline and not node.plan.all_down:
         executor.spin_once(0.1)

@@ -114,8 +114,9 @@ class LifecyclePlan:
             node.refused = node.lost = False
             node.was_up = node.state == State.ACTIVE
 
-    def shutdown(self) -> None:
-        """Bring every node down."""
+    def shutdown(self, transition_timeout_s: float | None = None) -> None:
+        """Bring every node down; from now on with another bound for one transition, where given."""
+        self._transition_timeout_s = transition_timeout_s or self._transition_timeout_s
         self._up_wanted, self._announced = False, False
         for node in self._nodes.values():
             node.refused = node.was_up = node.lost = False
