@@ -7,14 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+
 from rldg_bringup.launch_runner import LaunchFileError, Process, declared_arguments, resolve
 
 WORKSPACE = Path(__file__).resolve().parents[3]
 LAUNCH = WORKSPACE / "launch"
 FILES = sorted(LAUNCH.glob("*.launch.xml"))
-TASKS = (
-    "displayport ethernet_insertion fmb_assembly fmb_insertion hdmi pick_and_place type_c usb_insertion vga_insertion xlr"
-).split()
+TASKS = ["displayport", "ethernet_insertion", "fmb_assembly", "fmb_insertion", "hdmi", "pick_and_place", "type_c", "usb_insertion", "vga_insertion", "xlr"]
 OPERATORS = {"scripted": "scripted_operator", "spacemouse": "spacemouse", "gamepad": "gamepad", "none": None}
 CONTROL = ["cartesian_impedance_controller", "observer", "arbiter", "episode_manager", "lifecycle_manager"]
 
@@ -30,9 +29,7 @@ def cell(file: str, **arguments: str) -> dict[str, Process]:
 
 
 def parameters(process: Process) -> dict[str, object]:
-    pairs = [
-        value.partition(":=") for flag, value in itertools.pairwise(process.arguments) if flag == "-p"
-    ]
+    pairs = [value.partition(":=") for flag, value in itertools.pairwise(process.arguments) if flag == "-p"]
     return {name: json.loads(value) for name, _, value in pairs}
 
 
@@ -102,5 +99,13 @@ def test_seed_scene_and_log_level_reach_the_nodes() -> None:
     nodes = cell("usb_insertion", seed="7", scene="dark", log_level="warn")
     assert parameters(nodes["cartesian_impedance_controller"])["seed"] == 7
     assert parameters(nodes["cartesian_impedance_controller"])["scene"] == "dark"
-    assert parameters(nodes["scripted_operator"])["seed"] == 7
+    assert parameters(nodes["scripted_operator"])["style_seed"] == 7
     assert all(("--log-level", "warn") in itertools.pairwise(node.arguments) for node in nodes.values())
+
+
+def test_a_policy_may_drive_from_the_start_and_the_scripted_operator_then_keeps_its_hands_off() -> None:
+    alone, beside = cell("usb_insertion"), cell("usb_insertion", policy="scripted")
+    assert parameters(alone["arbiter"])["initial_policy"] == ""
+    assert parameters(alone["scripted_operator"])["drive"] is True
+    assert parameters(beside["arbiter"])["initial_policy"] == parameters(beside["policy_scripted"])["policy_id"]
+    assert parameters(beside["scripted_operator"])["drive"] is False
