@@ -126,7 +126,7 @@ class Cell:
         self._jacobian = np.zeros((6, self._stage.model.nv))
         self._steps = 0
         self._phase = 0  # physics steps since the servo was last aligned
-        self._filtered_wrench = np.zeros(6)
+        self._sensed = np.zeros(6)  # force sensor of the flange, low-passed
         self.reset(task.scene().name, 0)
 
     # --- episodes --------------------------------------------------------------------------------------------------
@@ -169,11 +169,12 @@ class Cell:
         if object_pose is not None:
             self._put_object(object_pose)
         if move_arm:
-            mujoco.mj_forward(stage.model, stage.data)
-            self._filtered_wrench, self._phase = np.zeros(6), 0
+            data = stage.data
+            mujoco.mj_forward(stage.model, data)
+            self._phase = 0
             if object_pose is not None:
                 self._run(round(_SETTLE_S / PHYSICS_STEP_S))
-                self._filtered_wrench = np.zeros(6)
+            self._sensed = data.sensordata[:6].copy()
         self._refresh()
         return start
 
@@ -381,7 +382,7 @@ class Cell:
             steps -= part
             self._phase = (self._phase + part) % SERVO_STEPS
             if self._phase == 0:
-                self._filtered_wrench = _WRENCH_KEEP * self._filtered_wrench + (1.0 - _WRENCH_KEEP) * self._raw_wrench()
+                self._sensed += (1.0 - _WRENCH_KEEP) * (data.sensordata[:6] - self._sensed)
 
     def _align_servo(self) -> None:
         """Express the rotational half of the servo about the present filtered set-point.
@@ -419,19 +420,19 @@ class Cell:
         mujoco.mj_jacSite(stage.model, stage.data, self._jacobian[:3], self._jacobian[3:], stage.tcp)
         return self._jacobian[:, :_ARM_DOF]
 
-    def _raw_wrench(self) -> Array:
+    def _wrench(self) -> Array:
         """Force and torque of the environment on the tool, about the TCP in the TCP frame, shape (6,)."""
         stage, model, data = self._stage, self._stage.model, self._stage.data
-        frame = data.site_xmat[stage.flange].reshape(3, 3)
-        # The sensor reads what the flange exerts on the hand and all it carries.
-        force, torque = frame @ data.sensordata[:3], frame @ data.sensordata[3:6]
+        flange = data.site_xmat[stage.flange].reshape(3, 3)
+        # The sensor reads what the arm exerts on the hand and all it carries, opposite to weight and outer forces.
+        force, torque = flange @ self._sensed[:3], flange @ self._sensed[3:]
         origin = data.site_xpos[stage.flange]
         weight = model.body_subtreemass[stage.hand] * model.opt.gravity
-        torque = torque + np.cross(data.subtree_com[stage.hand] - origin, weight)
-        force = force + weight
+        force = -force - weight
+        torque = -torque - np.cross(data.subtree_com[stage.hand] - origin, weight)
         torque = torque - np.cross(data.site_xpos[stage.tcp] - origin, force)
         tcp = data.site_xmat[stage.tcp].reshape(3, 3).T
-        return -np.concatenate([tcp @ force, tcp @ torque])
+        return np.concatenate([tcp @ force, tcp @ torque])
 
     def state(self) -> ArmState:
         """The arm now."""
@@ -442,7 +443,7 @@ class Cell:
         return ArmState(
             tcp_pose=pose,
             tcp_twist=np.concatenate([rotate(back, twist[:3]), rotate(back, twist[3:])]),
-            wrench=self._filtered_wrench.copy(),
+            wrench=self._wrench(),
             joint_position_rad=np.array(data.qpos[:_ARM_DOF]),
             joint_velocity_rad_s=np.array(data.qvel[:_ARM_DOF]),
             joint_effort_nm=np.array(data.qfrc_actuator[:_ARM_DOF]),

@@ -18,7 +18,7 @@ from rldg_core.frames import quaternion_from_rpy, rotate
 from rldg_core.scene_spec import RGB, Bowl, Circle, FreeObject, Held, PartShape, Polygon, Port, Rectangle, SceneSpec, Stadium
 from rldg_core.task import Task, TaskError
 from rldg_sim import textures
-from rldg_sim.arm import FINGER_JOINTS, GROUP_SEEN, GROUP_SOLID, JOINTS, TCP_OFFSET_M, add_arm
+from rldg_sim.arm import FINGER_JOINTS, GROUP_ARM, GROUP_SEEN, GROUP_SOLID, JOINTS, TCP_OFFSET_M, add_arm
 from rldg_sim.outline import contains, edges, polygon
 
 PHYSICS_STEP_S = 0.001
@@ -93,6 +93,7 @@ def _configure(spec: mujoco.MjSpec) -> None:
     option.impratio = 10.0
     visual.quality.shadowsize = 0
     visual.quality.offsamples = 0
+    visual.quality.numslices, visual.quality.numstacks = 16, 8  # drawing costs by the corner
     visual.global_.offwidth = visual.global_.offheight = MAX_RENDER_PX
     visual.map.znear, visual.map.zfar = 0.005, 10.0
     spec.stat.extent, spec.stat.center = 1.0, (0.4, 0.0, 0.2)
@@ -127,17 +128,19 @@ def _surroundings(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
             leg = world.add_geom(type=_BOX, size=(0.025, 0.025, -_FLOOR_M / 2), rgba=(0.3, 0.3, 0.32, 1.0))
             leg.pos = (TABLE_CENTRE_M[0] + x * (TABLE_SIZE_M[0] / 2 - 0.04), y * (TABLE_SIZE_M[1] / 2 - 0.04), _FLOOR_M / 2 - 0.02)
             _ghost(leg)
-    floor = world.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=(4.0, 4.0, 0.1), pos=(0.0, 0.0, _FLOOR_M))
+            leg.group = GROUP_ARM
+    floor = world.add_geom(name="floor", type=_BOX, size=(4.0, 4.0, 0.01), pos=(0.0, 0.0, _FLOOR_M - 0.01))
     floor.rgba = (0.42, 0.43, 0.45, 1.0)
     _ghost(floor)
+    floor.group = GROUP_ARM
     world.add_light(
         name="lamp", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(0.5, 0.0, 1.5), dir=(0.0, 0.0, -1.0), castshadow=False
     )
-    position, looked_at = np.array([1.12, -0.72, 0.62]), np.array([0.36, 0.0, 0.2])
+    position, looked_at = np.array([1.2, -0.78, 0.68]), np.array([0.33, 0.0, 0.3])
     back = (position - looked_at) / np.linalg.norm(position - looked_at)
     right = np.cross([0.0, 0.0, 1.0], back)
     right /= np.linalg.norm(right)
-    world.add_camera(name="scene", pos=position, xyaxes=(*right, *np.cross(back, right)), fovy=48.0)
+    world.add_camera(name="scene", pos=position, xyaxes=(*right, *np.cross(back, right)), fovy=42.0)
 
 
 def _hold(spec: mujoco.MjSpec, hand: Any, held: Held) -> None:
