@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-# docs.ros.org, "The ROS_DOMAIN_ID": 0 to 101 keep clear of Linux's ephemeral ports. 0 is everyone's default and left to them.
+# docs.ros.org, "The ROS_DOMAIN_ID": 0 to 101 keep clear of Linux's ephemeral ports; 0 is everyone's default
 FREE_DOMAINS = range(1, 102)
 _ALL_DOMAINS = range(0, 233)
 # DDSI-RTPS 2.x, 9.6.1.1: domain d uses the UDP ports from 7400 + 250 d
@@ -42,8 +42,8 @@ class DomainLease:
 def lease_domain(purpose: str, environment: Mapping[str, str] = os.environ, share: bool = False) -> DomainLease | None:
     """Take the domain that ROS_DOMAIN_ID names, or else a free one.
 
-    ``purpose`` is told to whoever asks for the same domain. With ``share``, a domain that another launch holds is used beside it,
-    and None is returned. Raises DomainError.
+    ``purpose`` is told to whoever asks for the same domain. With ``share``, a domain that another launch holds is used
+    beside it, and None is returned. Raises DomainError.
     """
     directory = _lock_directory(environment)
     wanted = environment.get("ROS_DOMAIN_ID", "")
@@ -65,7 +65,9 @@ def lease_domain(purpose: str, environment: Mapping[str, str] = os.environ, shar
             taken = _take(directory, domain, purpose)
             if isinstance(taken, DomainLease):
                 return taken
-    raise DomainError(f"every ROS domain from {FREE_DOMAINS[0]} to {FREE_DOMAINS[-1]} is in use; set ROS_DOMAIN_ID yourself")
+    raise DomainError(
+        f"every ROS domain from {FREE_DOMAINS[0]} to {FREE_DOMAINS[-1]} is in use; set ROS_DOMAIN_ID yourself"
+    )
 
 
 def _lock_directory(environment: Mapping[str, str]) -> Path:

@@ -1,8 +1,9 @@
 """The node ``lifecycle_manager``: brings managed nodes up in order and down in reverse, and notices when one is lost.
 
-Services: ``~/startup``, ``~/shutdown`` (std_srvs/Trigger; accepted at once, progress is in the log and in ``/diagnostics``) and
-``~/is_active`` (std_srvs/Trigger; success where every node is active, else the message tells which is not). The decisions are those of
-:class:`rldg_bringup.lifecycle_plan.LifecyclePlan`. SIGINT and SIGTERM bring the nodes down before the manager ends.
+Services: ``~/startup``, ``~/shutdown`` (std_srvs/Trigger; accepted at once, progress is in the log and in
+``/diagnostics``) and ``~/is_active`` (std_srvs/Trigger; success where every node is active, else the message tells
+which is not). The decisions are those of :class:`rldg_bringup.lifecycle_plan.LifecyclePlan`. SIGINT and SIGTERM bring
+the nodes down before the manager ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import sys
 import time
 from types import FrameType
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -41,13 +43,17 @@ class LifecycleManagerNode(Node):
     def __init__(self) -> None:
         super().__init__("lifecycle_manager")
         names = self._declare(
-            "node_names", Parameter.Type.STRING_ARRAY, "Managed nodes in the order of bring-up; empty names are left out."
+            "node_names",
+            Parameter.Type.STRING_ARRAY,
+            "Managed nodes in the order of bring-up; empty names are left out.",
         )
         autostart = self._declare("autostart", True, "Bring the nodes up without being asked.")
         heartbeat_timeout_s = self._declare(
             "heartbeat_timeout_s", 0.5, "A node whose heartbeat is silent for longer is lost; 0: never.", 0.0, 60.0
         )
-        transition_timeout_s = self._declare("transition_timeout_s", 60.0, "Longest time for one transition.", 1.0, 3600.0)
+        transition_timeout_s = self._declare(
+            "transition_timeout_s", 60.0, "Longest time for one transition.", 1.0, 3600.0
+        )
         reconnect = self._declare("attempt_respawn_reconnection", True, "Bring a lost node up again when it is back.")
         self.plan = LifecyclePlan(
             [self._absolute(name) for name in names or [] if name],
@@ -61,8 +67,12 @@ class LifecycleManagerNode(Node):
         self._turn = 0
         self._next_check = 0.0
         self._next_report = 0.0
-        self._get_state = {name: self.create_client(GetState, f"{name}/get_state") for name in self._names}
-        self._change_state = {name: self.create_client(ChangeState, f"{name}/change_state") for name in self._names}
+        self._get_state: dict[str, Client] = {
+            name: self.create_client(GetState, f"{name}/get_state") for name in self._names
+        }
+        self._change_state: dict[str, Client] = {
+            name: self.create_client(ChangeState, f"{name}/change_state") for name in self._names
+        }
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._own_heartbeat = self.create_publisher(Header, "heartbeat", 50)
         self._by_sender = {name: name for name in self._names} | {name.rpartition("/")[2]: name for name in self._names}
@@ -77,7 +87,7 @@ class LifecycleManagerNode(Node):
         if autostart:
             self.plan.startup()
 
-    def _declare(self, name: str, default: object, description: str, low: float = 0.0, high: float = 0.0):  # type: ignore[no-untyped-def]
+    def _declare(self, name: str, default: object, description: str, low: float = 0.0, high: float = 0.0) -> Any:
         descriptor = ParameterDescriptor(description=description, read_only=True)
         if high > low:
             descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
@@ -106,7 +116,9 @@ class LifecycleManagerNode(Node):
 
     def _on_is_active(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self.plan.all_active
-        waiting = (f"{event.node}: {event.text}" for event in self.plan.status() if self.plan.state(event.node) != State.ACTIVE)
+        waiting = (
+            f"{event.node}: {event.text}" for event in self.plan.status() if self.plan.state(event.node) != State.ACTIVE
+        )
         response.message = "; ".join(waiting) or "all nodes are active"
         return response
 
@@ -156,7 +168,7 @@ class LifecycleManagerNode(Node):
         future.add_done_callback(on_answer)
 
     def _send(self, request: Request) -> None:
-        client: Client = self._change_state[request.node]
+        client = self._change_state[request.node]
         question = ChangeState.Request()
         question.transition.id = int(request.transition)
 

@@ -1,8 +1,9 @@
 """What the lifecycle manager does next, decided from what it has seen; no ROS in here, time is handed in.
 
-Bring-up configures the nodes in order, then activates them in order, one transition at a time; a node that is not there yet is
-waited for, a node that refuses stops the bring-up until it is restarted. A node that was up and falls silent is *lost*. When it
-comes back it is brought up again at once, whatever the others do. Shut-down deactivates, then cleans up, in reverse order.
+Bring-up configures the nodes in order, then activates them in order, one transition at a time; a node that is not there
+yet is waited for, a node that refuses stops the bring-up until it is restarted. A node that was up and falls silent is
+*lost*. When it comes back it is brought up again at once, whatever the others do. Shut-down deactivates, then cleans
+up, in reverse order.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ class _Node:
 class LifecyclePlan:
     """The decisions of the manager. Times are seconds of one steady clock.
 
-    ``heartbeat_timeout_s`` 0 switches the watch off; ``transition_timeout_s`` bounds one transition; with ``reconnect`` false, lost
-    nodes are reported but not brought up again.
+    ``heartbeat_timeout_s`` 0 switches the watch off; ``transition_timeout_s`` bounds one transition; with ``reconnect``
+    false, lost nodes are reported but not brought up again.
     """
 
     def __init__(
@@ -173,7 +174,9 @@ class LifecyclePlan:
             self._tell(node, Level.OK, f"is back{still}" if node.lost else _word(state))
         elif state == State.UNCONFIGURED and before in (State.INACTIVE, State.ACTIVE):
             node.lost, node.refused = node.was_up and self._up_wanted is True, False
-            self._tell(node, Level.ERROR, f"was {_word(before)} and is unconfigured: it was restarted, or cleaned up by others")
+            self._tell(
+                node, Level.ERROR, f"was {_word(before)} and is unconfigured: it was restarted, or cleaned up by others"
+            )
         elif state != before:
             self._tell(node, Level.OK, _word(state))
         self._finish_if_active(node)
@@ -213,7 +216,9 @@ class LifecyclePlan:
             self._nodes[request.node].changed_at = now
         elif not self._announced and (self.all_active if self._up_wanted else True):
             self._announced = True
-            self._events.append(Event("", Level.OK, "all nodes are active" if self._up_wanted else "all nodes are down"))
+            self._events.append(
+                Event("", Level.OK, "all nodes are active" if self._up_wanted else "all nodes are down")
+            )
         return request
 
     def _watch(self, now: float) -> None:
@@ -227,7 +232,7 @@ class LifecyclePlan:
         for node in self._nodes.values():
             if node.heard_at is None or self._heartbeat_timeout_s <= 0.0:
                 continue
-            # a transition may take the node's time; and where this manager itself came late, beats wait in its own queue
+            # a transition may take the node's time; and where this manager came late itself, beats wait in its queue
             if node.name == busy or late:
                 node.heard_at = now
             silent_s = now - node.heard_at

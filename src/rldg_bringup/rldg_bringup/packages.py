@@ -1,4 +1,4 @@
-"""Where packages keep their files: in the prefixes of AMENT_PREFIX_PATH, else in the source tree they are imported from."""
+"""Where packages keep their files: under the prefixes of AMENT_PREFIX_PATH, else in the source tree."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 def find_share(package: str, environment: Mapping[str, str] = os.environ) -> Path:
     """The share directory of a package.
 
-    For a package imported from ``<workspace>/src/<package>/`` it is the workspace: the directories that rldg_bringup installs to
-    its share (``launch``, ``config``) lie there. Raises LookupError.
+    For a package imported from ``<workspace>/src/<package>/`` it is the workspace: the directories that rldg_bringup
+    installs to its share (``launch``, ``config``) lie there. Raises LookupError.
     """
     for prefix in _prefixes(environment):
         share = prefix / "share" / package
@@ -22,13 +22,16 @@ def find_share(package: str, environment: Mapping[str, str] = os.environ) -> Pat
     module = _source_package(package)
     if module is not None and module.parents[1].name == "src":
         return module.parents[2]
-    raise LookupError(f"package {package!r} is neither in AMENT_PREFIX_PATH nor in a source tree; build the workspace or source it")
+    raise LookupError(
+        f"package {package!r} is neither in AMENT_PREFIX_PATH nor in a source tree; build the workspace or source it"
+    )
 
 
 def find_executable(package: str, executable: str, environment: Mapping[str, str] = os.environ) -> list[str]:
     """The command that starts an executable of a package, without arguments.
 
-    Where the package is not installed but can be imported, ``main()`` of its module ``<executable>`` is run. Raises LookupError.
+    Where the package is not installed but can be imported, ``main()`` of its module ``<executable>`` is run. Raises
+    LookupError.
     """
     for prefix in _prefixes(environment):
         path = prefix / "lib" / package / executable
@@ -38,7 +41,8 @@ def find_executable(package: str, executable: str, environment: Mapping[str, str
     if module is not None and (module / f"{executable}.py").is_file():
         return [sys.executable, "-c", f"from {package}.{executable} import main; raise SystemExit(main())"]
     raise LookupError(
-        f"executable {executable!r} of package {package!r} is in no lib/{package}/ of AMENT_PREFIX_PATH; build the workspace or source it"
+        f"executable {executable!r} of package {package!r} is in no lib/{package}/ of AMENT_PREFIX_PATH; "
+        "build the workspace or source it"
     )
 
 

@@ -50,7 +50,7 @@ def tasks() -> list[str]:
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb; ``argv`` is what follows it. Returns the exit code: 0, 1 where a process failed, 2 for a wrong call."""
+    """Run the verb; ``argv`` is what follows it. Exit code: 1 where a process failed, 2 for a wrong call, else 0."""
     options = {word for word in argv if word.startswith("-")}
     unknown = options - {"--show-args", "--share-domain", "--runner", "--help", "-h"}
     words = [word for word in argv if not word.startswith("-")]
@@ -86,7 +86,9 @@ def _launch(file: Path, arguments: dict[str, str], share: bool, runner: bool) ->
         exports = {"ROS_DOMAIN_ID": str(lease.domain)}
         exports["ROS_AUTOMATIC_DISCOVERY_RANGE"] = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "LOCALHOST"
         os.environ.update(exports)
-        print_line("[launch] in other terminals: export " + " ".join(f"{name}={value}" for name, value in exports.items()))
+        print_line(
+            "[launch] in other terminals: export " + " ".join(f"{name}={value}" for name, value in exports.items())
+        )
     # the module tells ros2 launch from a ros2 command without it
     ros2 = shutil.which("ros2") if importlib.util.find_spec("ros2launch") and not runner else None
     if ros2 is not None:

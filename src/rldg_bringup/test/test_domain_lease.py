@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+
 from rldg_bringup import domain
 from rldg_bringup.domain import DomainError, lease_domain
 
@@ -42,7 +43,9 @@ def test_a_domain_is_free_again_when_its_holder_is_killed(environment: dict[str,
     assert here.poll(30.0)
     taken = str(here.recv())
     wanted = {**environment, "ROS_DOMAIN_ID": taken}
-    with pytest.raises(DomainError, match=rf"ROS_DOMAIN_ID={taken} is in use on this machine by usb_insertion \(pid {holder.pid}\)"):
+    with pytest.raises(
+        DomainError, match=rf"ROS_DOMAIN_ID={taken} is in use on this machine by usb_insertion \(pid {holder.pid}\)"
+    ):
         lease_domain("b", wanted)
     assert holder.pid is not None
     os.kill(holder.pid, signal.SIGKILL)
@@ -86,7 +89,10 @@ def test_running_out_of_domains_is_told(environment: dict[str, str], monkeypatch
     monkeypatch.setattr(domain, "FREE_DOMAINS", range(101, 102))
     lease = lease_domain("a", environment)
     assert lease is not None
-    with lease, pytest.raises(DomainError, match="every ROS domain from 101 to 101 is in use; set ROS_DOMAIN_ID yourself"):
+    with (
+        lease,
+        pytest.raises(DomainError, match="every ROS domain from 101 to 101 is in use; set ROS_DOMAIN_ID yourself"),
+    ):
         lease_domain("b", environment)
 
 

@@ -13,7 +13,18 @@ from rldg_bringup.launch_runner import LaunchFileError, Process, declared_argume
 WORKSPACE = Path(__file__).resolve().parents[3]
 LAUNCH = WORKSPACE / "launch"
 FILES = sorted(LAUNCH.glob("*.launch.xml"))
-TASKS = ["displayport", "ethernet_insertion", "fmb_assembly", "fmb_insertion", "hdmi", "pick_and_place", "type_c", "usb_insertion", "vga_insertion", "xlr"]
+TASKS = [
+    "displayport",
+    "ethernet_insertion",
+    "fmb_assembly",
+    "fmb_insertion",
+    "hdmi",
+    "pick_and_place",
+    "type_c",
+    "usb_insertion",
+    "vga_insertion",
+    "xlr",
+]
 OPERATORS = {"scripted": "scripted_operator", "spacemouse": "spacemouse", "gamepad": "gamepad", "none": None}
 CONTROL = ["cartesian_impedance_controller", "observer", "arbiter", "episode_manager", "lifecycle_manager"]
 

@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rldg_bringup.launch_runner import LaunchFileError, Process, declared_arguments, describe_arguments, resolve
-from rldg_bringup.launch_runner import substitution
+
+from rldg_bringup.launch_runner import (
+    LaunchFileError,
+    Process,
+    declared_arguments,
+    describe_arguments,
+    resolve,
+    substitution,
+)
 
 
 def find_share(package: str) -> Path:
@@ -17,7 +24,9 @@ def find_share(package: str) -> Path:
     raise LookupError(f"package {package!r} is nowhere")
 
 
-def processes(directory: Path, body: str, arguments: dict[str, str] | None = None, **environment: str) -> tuple[Process, ...]:
+def processes(
+    directory: Path, body: str, arguments: dict[str, str] | None = None, **environment: str
+) -> tuple[Process, ...]:
     file = directory / "a.launch.xml"
     file.write_text(f"<launch>\n{body}\n</launch>")
     return resolve(file, arguments or {}, environment, find_share)
@@ -39,7 +48,8 @@ def test_a_node_becomes_a_command_line(tmp_path: Path) -> None:
         tmp_path,
         f"""<node pkg="p" exec="e" name="n" namespace="ns" output="screen" respawn="true" respawn_delay="0.5"
              args="--a 'b c' $(env W)" ros_args="--log-level debug">
-          <param name="k" value="3"/> <param from="{tmp_path}/p.yaml"/> <remap from="x" to="y"/> <env name="E" value="1"/>
+          <param name="k" value="3"/> <param from="{tmp_path}/p.yaml"/> <remap from="x" to="y"/>
+          <env name="E" value="1"/>
         </node>""",
         W="two words",
     )
@@ -69,7 +79,7 @@ def test_a_node_becomes_a_command_line(tmp_path: Path) -> None:
         ('value="3" type="str"', '"3"'),
         ('value="3" type="float"', "3.0"),
         ('value="1" type="bool"', "true"),
-        ('value="[a, \'\']"', '["a", ""]'),
+        ("value=\"[a, '']\"", '["a", ""]'),
         ('value="[1.5, 2.0]"', "[1.5, 2.0]"),
     ],
 )
@@ -146,11 +156,14 @@ def test_conditions_choose(tmp_path: Path) -> None:
 
 
 def test_arguments_are_shown_with_description_default_and_choices(tmp_path: Path) -> None:
-    (tmp_path / "b.launch.xml").write_text('<launch><arg name="set"/><arg name="deep" default="d" description="D."/></launch>')
+    (tmp_path / "b.launch.xml").write_text(
+        '<launch><arg name="set"/><arg name="deep" default="d" description="D."/></launch>'
+    )
     file = tmp_path / "a.launch.xml"
     file.write_text(
         """<launch><arg name="x" description="The x."><choice value="1"/><choice value="2"/></arg>
-        <group if="false"><include file="$(dirname)/b.launch.xml"><arg name="set" value="s"/></include></group></launch>"""
+        <group if="false"><include file="$(dirname)/b.launch.xml"><arg name="set" value="s"/></include></group>
+        </launch>"""
     )
     arguments = declared_arguments(file, {}, find_share)
     assert [argument.name for argument in arguments] == ["x", "deep"]
@@ -175,7 +188,7 @@ NODE = '<node pkg="p" exec="e" {}/>'
         (NODE.format("on_exit='restart'"), "on_exit: only 'shutdown' is supported"),
         (NODE.format("if='maybe'"), "if: 'maybe' is neither true nor false"),
         (NODE.format("if='1' unless='1'"), "has both 'if' and 'unless'"),
-        (NODE.format("args=\"'open\""), "No closing quotation"),
+        (NODE.format('args="\'open"'), "No closing quotation"),
         (NODE.format("name='$(var who)'"), "there is no argument or variable 'who' and no default"),
         (NODE.format("name='$(env WHO)'"), "there is no environment variable 'WHO'"),
         (NODE.format("name='$(anon n)'"), r"substitution \$\(anon\) is not supported; supported: var, env"),
@@ -185,12 +198,21 @@ NODE = '<node pkg="p" exec="e" {}/>'
         (NODE.format("name='$(find-pkg-share nope)'"), "package 'nope' is nowhere"),
         (NODE.format("name='$(not maybe)'"), "'maybe' is neither true nor false"),
         (NODE.format("name='$(eval 1+)'"), "is not an expression"),
-        ("<node pkg='p' exec='e'><param name='a'><param name='b' value='1'/></param></node>", "lacks the attribute 'value'"),
+        (
+            "<node pkg='p' exec='e'><param name='a'><param name='b' value='1'/></param></node>",
+            "lacks the attribute 'value'",
+        ),
         ("<node pkg='p' exec='e'><param name='a' value='{b: 1}'/></node>", "value '{b: 1}' of parameter 'a'"),
         ("<node pkg='p' exec='e'><param name='a' value='[1, b]'/></node>", "a list of one of them"),
         ("<node pkg='p' exec='e'><param name='a' value='[1'/></node>", "value '.1' of parameter 'a'"),
-        ("<node pkg='p' exec='e'><param name='a' value='x' type='int'/></node>", "value 'x' of parameter 'a': invalid literal"),
-        ("<node pkg='p' exec='e'><param name='a' value='1' type='list_of_int'/></node>", "supported: bool, int, float, str"),
+        (
+            "<node pkg='p' exec='e'><param name='a' value='x' type='int'/></node>",
+            "value 'x' of parameter 'a': invalid literal",
+        ),
+        (
+            "<node pkg='p' exec='e'><param name='a' value='1' type='list_of_int'/></node>",
+            "supported: bool, int, float, str",
+        ),
         ("<node pkg='p' exec='e'><param from='/nowhere.yaml'/></node>", "there is no parameter file /nowhere.yaml"),
         ("<arg name='a'/>", "argument 'a' has no default; give a:=<value>"),
         ("<arg name='a' default='3'><choice value='1'/></arg>", "a:=3 is not allowed; choices: 1"),
@@ -213,12 +235,12 @@ def test_unknown_arguments_are_refused_with_the_nearest_name(tmp_path: Path) -> 
 
 def test_an_include_cannot_set_what_the_file_does_not_declare(tmp_path: Path) -> None:
     (tmp_path / "b.launch.xml").write_text('<launch><arg name="x" default="1"/></launch>')
-    with pytest.raises(LaunchFileError, match="a.launch.xml:2: <arg> b.launch.xml: there is no argument 'y'"):
+    with pytest.raises(LaunchFileError, match=r"a.launch.xml:2: <arg> b.launch.xml: there is no argument 'y'"):
         processes(tmp_path, '<include file="$(dirname)/b.launch.xml"><arg name="y" value="1"/></include>')
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LaunchFileError, match="nothing.launch.xml: cannot read this launch file"):
+    with pytest.raises(LaunchFileError, match=r"nothing.launch.xml: cannot read this launch file"):
         resolve(tmp_path / "nothing.launch.xml", {}, {}, find_share)
 
 

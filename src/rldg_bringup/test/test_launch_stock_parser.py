@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
 from rldg_bringup.launch_runner import declared_arguments, resolve
 
 pytest.importorskip("launch_xml", reason="ROS 2's launch_xml is not installed")
@@ -17,11 +18,12 @@ yaml = pytest.importorskip("yaml")
 
 WORKSPACE = Path(__file__).resolve().parents[3]
 FILES = sorted((WORKSPACE / "launch").glob("*.launch.xml"))
-EXECUTABLES = (
-    "rldg_sim/sim_node rldg_sim/operator_node rldg_control/observer_node rldg_control/arbiter_node "
-    "rldg_control/episode_manager_node rldg_control/spacemouse_node rldg_control/gamepad_node rldg_policies/policy_node "
-    "rldg_bringup/lifecycle_manager_node"
-).split()
+EXECUTABLES = {
+    "rldg_sim": ("sim_node", "operator_node"),
+    "rldg_control": ("observer_node", "arbiter_node", "episode_manager_node", "spacemouse_node", "gamepad_node"),
+    "rldg_policies": ("policy_node",),
+    "rldg_bringup": ("lifecycle_manager_node",),
+}
 TELL = f"""#!{sys.executable}
 import json, os, sys
 print("TOLD " + json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:]]), flush=True)
@@ -32,15 +34,15 @@ print("TOLD " + json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:]]), flush
 def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An install prefix with the launch files, and executables that print their arguments."""
     share = tmp_path / "share"
-    for name in EXECUTABLES:
-        package, executable = name.split("/")
-        index = share / "ament_index" / "resource_index" / "packages" / package
-        index.parent.mkdir(parents=True, exist_ok=True)
-        index.touch()
-        file = tmp_path / "lib" / package / executable
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(TELL)
-        file.chmod(0o755)
+    index = share / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    for package, executables in EXECUTABLES.items():
+        (index / package).touch()
+        (tmp_path / "lib" / package).mkdir(parents=True)
+        for executable in executables:
+            file = tmp_path / "lib" / package / executable
+            file.write_text(TELL)
+            file.chmod(0o755)
     (share / "rldg_bringup").mkdir()
     (share / "rldg_bringup" / "launch").symlink_to(WORKSPACE / "launch")
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path), prepend=":")
@@ -92,8 +94,9 @@ def by_ros2_launch(file: Path, arguments: dict[str, str]) -> list[object]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_file_declares_the_same_arguments_there(file: Path, prefix: Path) -> None:
-    import launch
     from launch.launch_description_sources import AnyLaunchDescriptionSource
+
+    import launch
 
     description = AnyLaunchDescriptionSource(str(file)).get_launch_description(launch.LaunchContext())
     there = {argument.name for argument in description.get_launch_arguments()}

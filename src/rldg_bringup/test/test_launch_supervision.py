@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from rldg_bringup.launch_runner import Launch, LaunchFileError, supervisor
 
 PATIENCE_S = 20.0
@@ -23,13 +24,15 @@ PROGRAMS = {
         "print('ready', flush=True)\ntime.sleep(600)"
     ),
     "deaf": (
-        "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "import signal, time\n"
+        "for number in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(number, signal.SIG_IGN)\n"
         "print('ready', flush=True)\ntime.sleep(600)"
     ),
     "failing": "import sys\nprint('oh no', file=sys.stderr)\nsys.exit(3)",
     "ending": "print('done', end='')",
     "parent": (
-        "import subprocess, sys, time\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "print('child', child.pid, flush=True)\ntime.sleep(600)"
     ),
 }

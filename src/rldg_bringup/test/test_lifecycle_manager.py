@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from rldg_bringup.launch_runner import Launch
 
 pytest.importorskip("rclpy")
@@ -194,7 +195,9 @@ def test_a_killed_node_is_named_and_brought_up_again_after_its_restart(cell: Cel
         lost = launch.wait_for_line("b: no heartbeat for ", PATIENCE_S, after=start)
         noticed_s = time.monotonic() - killed_at
         launch.wait_for_line("all nodes are active", PATIENCE_S, after=lost)
-        observer.wait_until(lambda: any(name == "b: liveness" and "heartbeat" in text for name, text in observer.errors))
+        observer.wait_until(
+            lambda: any(name == "b: liveness" and "heartbeat" in text for name, text in observer.errors)
+        )
         assert {name for name, _ in observer.errors} == {"b: liveness"}
         assert "[ERROR]" in launch.lines[lost]
         assert cell.notes() == [*UP, "b configure", "b activate"]

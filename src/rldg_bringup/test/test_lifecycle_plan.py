@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+
 from rldg_bringup.lifecycle_plan import Level, LifecyclePlan, Request, State, Transition
 
 C, A, D, U = Transition.CONFIGURE, Transition.ACTIVATE, Transition.DEACTIVATE, Transition.CLEANUP

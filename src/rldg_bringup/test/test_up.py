@@ -8,12 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from rldg_bringup import up
 
 TELL = f"""#!{sys.executable} -S
 import os
 print("DOMAIN", os.environ.get("ROS_DOMAIN_ID"), os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE"), flush=True)
 """
+
+
+FILE = """<launch>
+  <arg name="seed" default="0" description="Seed."/>
+  <node pkg="nodes" exec="tell" output="screen"/>
+</launch>"""
 
 
 @pytest.fixture
@@ -23,9 +30,7 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (share / "launch").mkdir(parents=True)
     (share / "config" / "tasks").mkdir(parents=True)
     for name in ("peg", "plug", "part"):
-        (share / "launch" / f"{name}.launch.xml").write_text(
-            '<launch><arg name="seed" default="0" description="Seed."/><node pkg="nodes" exec="tell" output="screen"/></launch>'
-        )
+        (share / "launch" / f"{name}.launch.xml").write_text(FILE)
         if name != "part":
             (share / "config" / "tasks" / f"{name}.yaml").touch()
     program = tmp_path / "lib" / "nodes" / "tell"

@@ -41,8 +41,8 @@ class Element:
 def read_document(file: Path) -> Element:
     """The root element of a launch file.
 
-    Raises LaunchFileError where the file is missing, is not well-formed XML, has text between elements, or its root is not
-    ``<launch>``.
+    Raises LaunchFileError where the file is missing, is not well-formed XML, has text between elements, or its root is
+    not ``<launch>``.
     """
     try:
         data = file.read_bytes()
@@ -67,7 +67,9 @@ def read_document(file: Path) -> Element:
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
-        raise LaunchFileError(f"{file.name}:{error.lineno}: not well-formed XML: {expat.ErrorString(error.code)}") from None
+        raise LaunchFileError(
+            f"{file.name}:{error.lineno}: not well-formed XML: {expat.ErrorString(error.code)}"
+        ) from None
     if roots[0].tag != "launch":
         raise roots[0].error("cannot be the root; a launch file starts with <launch>")
     return roots[0]

@@ -1,17 +1,19 @@
 """From launch files and arguments to the list of processes they ask for; nothing is started here.
 
-The files are the XML launch files of ROS 2 (see docs.ros.org, "Launch file different formats"); this subset is executed:
+The files are the XML launch files of ROS 2 (see docs.ros.org, "Launch file different formats"); this subset is
+executed:
 
-- ``launch``; ``arg`` (name, default, description, if, unless) with ``choice`` (value); ``let`` (name, value, if, unless)
+- ``launch``; ``arg`` (name, default, description, if, unless) with ``choice`` (value); ``let`` (name, value, if,
+  unless)
 - ``include`` (file, if, unless) with ``arg`` (name, value)
 - ``group`` (scoped, if, unless); ``push-ros-namespace`` or ``push_ros_namespace`` (namespace, if, unless)
 - ``set_env`` (name, value, if, unless); ``unset_env`` (name, if, unless)
-- ``node`` (pkg, exec, name, namespace, args, ros_args, output, respawn, respawn_delay, on_exit="shutdown", if, unless) with
-  ``param`` (name, value, type), ``param`` (from), ``remap`` (from, to) and ``env`` (name, value)
+- ``node`` (pkg, exec, name, namespace, args, ros_args, output, respawn, respawn_delay, on_exit="shutdown", if, unless)
+  with ``param`` (name, value, type), ``param`` (from), ``remap`` (from, to) and ``env`` (name, value)
 - the substitutions of :mod:`rldg_bringup.launch_runner.substitution`
 
-As in ROS 2, an ``include`` sets its arguments in the including scope; a ``group`` ends the life of what is set inside it. Unlike ROS 2,
-an argument that no file declares is an error, and so is everything outside this subset.
+As in ROS 2, an ``include`` sets its arguments in the including scope; a ``group`` ends the life of what is set inside
+it. Unlike ROS 2, an argument that no file declares is an error, and so is everything outside this subset.
 """
 
 from __future__ import annotations
@@ -359,7 +361,7 @@ def _join_namespace(base: str, name: str) -> str:
 
 
 def _parameter_value(element: Element, text: str) -> str:
-    """A parameter value as YAML for a command line, typed as launch types it: by ``type``, else as YAML reads the text."""
+    """A parameter value as YAML for a command line, typed as in launch: by ``type``, else as YAML reads it."""
     kind = element.attributes.get("type")
     value: object
     try:
@@ -379,7 +381,9 @@ def _parameter_value(element: Element, text: str) -> str:
         items = value if isinstance(value, list) else [value]
         kinds = {type(item) for item in items}
         if len(kinds) != 1 or not kinds <= {bool, int, float, str}:
-            raise ValueError("a parameter is a bool, int, float, str, or a list of one of them; quote it or set type='str'")
+            raise ValueError(
+                "a parameter is a bool, int, float, str, or a list of one of them; quote it or set type='str'"
+            )
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (ValueError, yaml.YAMLError) as error:
         if isinstance(error, LaunchFileError):

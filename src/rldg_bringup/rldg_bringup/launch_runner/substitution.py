@@ -1,8 +1,9 @@
 """The ``$(name argument ...)`` substitutions of launch files: parsing and evaluation.
 
-Supported: ``var NAME [DEFAULT]``, ``env NAME [DEFAULT]``, ``find-pkg-share PACKAGE``, ``dirname``, ``equals A B``, ``not-equals A B``,
-``and A B``, ``or A B``, ``not A`` and ``eval EXPRESSION`` with literals, ``==``, ``!=``, ``and``, ``or``, ``not`` and parentheses.
-Arguments are separated by one space, may be quoted and may hold substitutions; a backslash takes the next character as it is.
+Supported: ``var NAME [DEFAULT]``, ``env NAME [DEFAULT]``, ``find-pkg-share PACKAGE``, ``dirname``, ``equals A B``,
+``not-equals A B``, ``and A B``, ``or A B``, ``not A`` and ``eval EXPRESSION`` with literals, ``==``, ``!=``, ``and``,
+``or``, ``not`` and parentheses. Arguments are separated by one space, may be quoted and may hold substitutions; a
+backslash takes the next character as it is.
 """
 
 from __future__ import annotations

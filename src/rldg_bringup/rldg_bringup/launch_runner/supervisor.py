@@ -78,9 +78,9 @@ class _Child:
 class Launch:
     """The processes of one launch file, as a context manager: started on entry, all gone on exit.
 
-    ``environment`` replaces this process's environment. ``echo`` gets every line that a person should see. Everything is written
-    to ``launch.log`` in ``log_dir``. Raises LaunchFileError, or LookupError for a missing package or executable, before anything
-    is started.
+    ``environment`` replaces this process's environment. ``echo`` gets every line that a person should see. Everything
+    is written to ``launch.log`` in ``log_dir``. Raises LaunchFileError, or LookupError for a missing package or
+    executable, before anything is started.
 
     >>> with Launch(file, {"seed": "3"}) as launch:  # doctest: +SKIP
     ...     launch.wait_for_line("all nodes are active", timeout_s=30.0)
