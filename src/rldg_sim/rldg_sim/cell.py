@@ -26,7 +26,8 @@ from rldg_sim.arm import FINGER_JOINTS, FINGER_TRAVEL_M
 from rldg_sim.rendering import Painter
 from rldg_sim.scene import DISTRACTORS, MAX_RENDER_PX, PHYSICS_STEP_S, build, to_rgba
 
-SERVO_STEPS = 10  # physics steps between two re-alignments of the servo's axes, two wrench samples and two reset checks
+SERVO_STEPS = 10  # physics steps between two re-alignments of the servo's axes and two samples of the wrench
+POSTURE_STEPS = 100  # physics steps between two projections of the posture spring; a multiple of SERVO_STEPS
 WRENCH_CUTOFF_HZ = 20.0
 _WRENCH_KEEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * SERVO_STEPS * PHYSICS_STEP_S)
 _SETTLE_S = 0.3  # a free object comes to rest on the table
@@ -125,7 +126,7 @@ class Cell:
         self._stage = self._enter(task.scene().name)
         self._jacobian = np.zeros((6, self._stage.model.nv))
         self._steps = 0
-        self._phase = 0  # physics steps since the servo was last aligned
+        self._phase = 0  # physics steps since the posture was last projected
         self._sensed = np.zeros(6)  # force sensor of the flange, low-passed
         self.reset(task.scene().name, 0)
 
@@ -204,7 +205,7 @@ class Cell:
             stage.model.actuator_dynprm[actuator, 0] = -PHYSICS_STEP_S / math.log(keep) if keep > 0.0 else 1e-6
         posture = self._inverse_kinematics(start)
         data.qpos[:_ARM_DOF] = posture
-        data.ctrl[stage.postures] = task.impedance.nullspace_stiffness_nm_rad * posture
+        self._posture_rad = posture
         self._write_posture_gains(task.impedance.nullspace_stiffness_nm_rad)
         held = task.simulation.held if task.simulation is not None else None
         opening = held.grip_size_m[1] / 2.0 if held is not None else FINGER_TRAVEL_M
@@ -220,7 +221,7 @@ class Cell:
         model = self._stage.model
         for actuator in self._stage.postures:
             model.actuator_gainprm[actuator, 0] = 1.0
-            model.actuator_biasprm[actuator, 1:3] = -stiffness, -2.0 * math.sqrt(stiffness)
+            model.actuator_biasprm[actuator, 1] = -stiffness
 
     def _put_object(self, pose: Pose) -> None:
         stage, data = self._stage, self._stage.data
@@ -375,13 +376,16 @@ class Cell:
         """Physics steps; the servo is re-aligned and the wrench sampled on a grid that starts at the reset."""
         model, data = self._stage.model, self._stage.data
         while steps > 0:
+            into = self._phase % SERVO_STEPS
             if self._phase == 0:
+                self._project_posture()
+            if into == 0:
                 self._align_servo()
-            part = min(steps, SERVO_STEPS - self._phase)
+            part = min(steps, SERVO_STEPS - into)
             mujoco.mj_step(model, data, part)
             steps -= part
-            self._phase = (self._phase + part) % SERVO_STEPS
-            if self._phase == 0:
+            self._phase = (self._phase + part) % POSTURE_STEPS
+            if self._phase % SERVO_STEPS == 0:
                 self._sensed += (1.0 - _WRENCH_KEEP) * (data.sensordata[:6] - self._sensed)
 
     def _align_servo(self) -> None:
@@ -401,6 +405,18 @@ class Cell:
         data.act[stage.filters[3:]] = 0.0
         ahead = log_rotation(quaternion_multiply(self._target.quaternion, quaternion_conjugate(self._reference)))
         data.ctrl[stage.springs] = [*self._target.position, *ahead]
+
+    def _project_posture(self) -> None:
+        """Aim the posture springs at where the start posture lies within the null space, so that they cannot pull the TCP.
+
+        The null space turns slowly; a few renewals a second are enough.
+        """
+        stage, data = self._stage, self._stage.data
+        self._refresh()
+        jacobian, q = self._tcp_jacobian(), data.qpos[:_ARM_DOF]
+        away = self._posture_rad - q
+        pull = away - jacobian.T @ np.linalg.solve(jacobian @ jacobian.T, jacobian @ away)
+        data.ctrl[stage.postures] = self.task.impedance.nullspace_stiffness_nm_rad * (q + pull)
 
     # --- what can be measured --------------------------------------------------------------------------------------
 

@@ -1,4 +1,8 @@
-"""The cell as a gymnasium environment: the same physics, door and judge as the ROS graph, in one process."""
+"""The cell as a gymnasium environment: the same physics, door and judge as the ROS graph, in one process.
+
+Importing this module registers one environment per task file: after it, or with ``rldg_sim.env:`` in front of the name,
+``gymnasium.make("rldg/UsbInsertion-v0")`` works.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rldg_core.observation import proprioception
-from rldg_core.task import GripperUse, Task, load_task
+from rldg_core.task import GripperUse, Task, TaskError, load_task, task_names
 from rldg_core.types import Action, Outcome, Phase
 from rldg_sim.cell import Cell
 from rldg_sim.loop import Loop, Tick
@@ -139,3 +143,22 @@ class RldgEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]
         if self._with_images:
             observation["image"] = tick.observation.image
         return observation
+
+
+def environment_id(task_name: str) -> str:
+    """``usb_insertion`` is ``rldg/UsbInsertion-v0``."""
+    return f"rldg/{''.join(part.capitalize() for part in task_name.split('_'))}-v0"
+
+
+def register_envs() -> None:
+    """Enter every task of this installation into gymnasium's registry; none where no task files are found."""
+    try:
+        names = task_names()
+    except TaskError:
+        return
+    for name in names:
+        if environment_id(name) not in gymnasium.registry:
+            gymnasium.register(environment_id(name), entry_point="rldg_sim.env:RldgEnv", kwargs={"task": name})
+
+
+register_envs()

@@ -362,7 +362,7 @@ def _servo(spec: mujoco.MjSpec) -> None:
     for name in JOINTS:
         posture = spec.add_actuator(name=f"posture_{name}", target=name, trntype=joint)
         posture.gaintype, posture.biastype = fixed, affine
-        posture.gainprm[0], posture.biasprm[1], posture.biasprm[2] = 0.5, -0.5, -0.5
+        posture.gainprm[0], posture.biasprm[1] = 1.0, -0.5
     tendon = spec.add_tendon(name="fingers")
     for name in FINGER_JOINTS:
         tendon.wrap_joint(name, 0.5)
