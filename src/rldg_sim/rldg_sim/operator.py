@@ -65,9 +65,9 @@ class Style:
         return Style(
             delay_ticks=int(rng.integers(1, 4)),
             speed=float(rng.uniform(0.4, 0.9)),
-            pause_probability=float(rng.uniform(0.01, 0.05)),
+            pause_probability=float(rng.uniform(0.01, 0.04)),
             pause_ticks=int(rng.integers(2, 6)),
-            misjudged_m=float(rng.uniform(0.0005, 0.0018)),
+            misjudged_m=float(rng.uniform(0.0004, 0.0014)),
             misjudged_rad=float(rng.uniform(0.0, 0.02)),
             one_axis=float(rng.uniform(0.0, 0.6)),
             tremor=float(rng.uniform(0.01, 0.04)),
