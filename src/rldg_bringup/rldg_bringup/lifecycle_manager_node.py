@@ -184,6 +184,8 @@ class LifecycleManagerNode(Node):
         logger = self.get_logger()
         if event.level == Level.ERROR:
             logger.error(line)
+        elif event.level == Level.WARN:
+            logger.warning(line)
         else:
             logger.info(line)
 

@@ -203,7 +203,7 @@ class LifecyclePlan:
         else:
             node.refused = True
             stopped = "; bring-up stops here" if self._up_wanted and not node.lost else ""
-            self._tell(node, Level.ERROR, f"{verb} failed: {reason}{stopped}")
+            self._tell(node, Level.ERROR if self._up_wanted else Level.WARN, f"{verb} failed: {reason}{stopped}")
 
     def next(self, now: float) -> Request | None:
         """Look at the clock, then give the next transition to ask for, if there is one to ask for now."""

@@ -28,6 +28,11 @@ PROGRAMS = {
         "for number in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(number, signal.SIG_IGN)\n"
         "print('ready', flush=True)\ntime.sleep(600)"
     ),
+    "slow": (
+        "import time\n"
+        "try:\n    print('ready', flush=True)\n    time.sleep(600)\n"
+        "except KeyboardInterrupt:\n    time.sleep(0.5)\n    print('finished in peace', flush=True)"
+    ),
     "failing": "import sys\nprint('oh no', file=sys.stderr)\nsys.exit(3)",
     "ending": "print('done', end='')",
     "parent": (
@@ -195,6 +200,16 @@ def test_no_process_survives_the_runner_being_killed(cell: Cell) -> None:
     runner.kill()
     runner.wait(PATIENCE_S)
     wait_until(lambda: gone(pid))
+
+
+def test_a_signal_that_arrives_twice_counts_once(cell: Cell) -> None:
+    runner, _ = start_runner(cell, 'exec="slow" output="screen"')
+    runner.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    runner.send_signal(signal.SIGINT)
+    output, _ = runner.communicate(timeout=PATIENCE_S)
+    assert "finished in peace" in output
+    assert "SIGTERM" not in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

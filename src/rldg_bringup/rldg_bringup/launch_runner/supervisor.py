@@ -7,7 +7,7 @@ process leaves one behind.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import math
 import os
 import selectors
 import signal
@@ -18,14 +18,25 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from rldg_bringup.launch_runner.plan import Process, resolve
 from rldg_bringup.packages import find_executable, find_share
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_prctl = ctypes.CDLL(None).prctl
+# What a child does before it becomes the program. It is a program itself, because preexec_fn may dead-lock where other
+# threads run, and DDS has several. Ignored signals are inherited: SIGPIPE from Python, SIGINT from background jobs.
+_SHIM = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 _POLL_S = 0.1
+_SAME_SIGNAL_S = 0.5
 
 # as in ROS 2 launch: SIGINT, five seconds later SIGTERM, five seconds later SIGKILL
 _ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -54,24 +65,14 @@ class _Child:
         self.partial: dict[int, bytes] = {}  # file descriptor: output after the last newline
 
     def spawn(self) -> None:
-        parent = os.getpid()
-
-        def in_child() -> None:
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it ended before the request above
-                os._exit(1)
-            # a shell's background jobs ignore SIGINT, and that would be inherited
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
         self.restart_at = None
         self.popen = subprocess.Popen(
-            self.command,
+            [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *self.command],
             env={"PYTHONUNBUFFERED": "1", **self.process.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             process_group=0,
-            preexec_fn=in_child,
         )
 
 
@@ -304,9 +305,19 @@ class Launch:
 
 
 def run_in_foreground(launch: Launch) -> int:
-    """Run a launch until it ends; SIGINT, SIGTERM and SIGHUP stop it, a repeated one hurries. Main thread only."""
+    """Run a launch until it ends; SIGINT, SIGTERM and SIGHUP stop it, a later one hurries. Main thread only."""
+    heard_at = -math.inf
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal heard_at
+        now = time.monotonic()
+        # one Ctrl-C often arrives twice: at the process group, and handed on by a parent
+        if now - heard_at > _SAME_SIGNAL_S:
+            launch.request_stop()
+        heard_at = now
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: launch.request_stop())
+        signal.signal(number, on_signal)
     launch.start()
     return launch.wait()
 
