@@ -9,7 +9,18 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
 from rclpy.task import Future
+from rldg_interfaces.msg import Action, Episode
+from rldg_interfaces.msg import Observation as ObservationMsg
+from rldg_interfaces.msg import Step as StepMsg
+from rldg_interfaces.srv import SelectPolicy
+from sensor_msgs.msg import Joy
+from std_msgs.msg import Float64, Header, UInt8
+from std_srvs.srv import SetBool, Trigger
+
+from rldg_control.impedance_parameters import impedance_parameters
+from rldg_control.rendezvous import Rendezvous
 from rldg_core.door import Door
 from rldg_core.frames import Pose, body_delta
 from rldg_core.judge import AT_START_M
@@ -17,21 +28,11 @@ from rldg_core.reset_motion import ResetMotion
 from rldg_core.task import Gains, GripperUse
 from rldg_core.teleop import Teleop
 from rldg_core.types import EpisodeStatus, Observation, Phase, Step
+from rldg_ros import conversions as convert
+from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
 from rldg_ros.grid import GridTimer
 from rldg_ros.main import run
-from sensor_msgs.msg import Joy
-from std_msgs.msg import Float64, Header, UInt8
-from std_srvs.srv import SetBool, Trigger
-
-from rldg_control.impedance_parameters import impedance_parameters
-from rldg_control.rendezvous import Rendezvous
-from rldg_interfaces.msg import Action, Episode
-from rldg_interfaces.msg import Observation as ObservationMsg
-from rldg_interfaces.msg import Step as StepMsg
-from rldg_interfaces.srv import SelectPolicy
-from rldg_ros import conversions as convert
-from rldg_ros import qos
 
 _CONTROLLER = "cartesian_impedance_controller"
 _WATCHED = ("observer", "episode_manager")
@@ -45,7 +46,7 @@ _JUMP_M = 0.05  # more than the arm can move in a tick: it was put somewhere els
 
 
 class ArbiterNode(BaseNode):
-    """Ticks on the grid of the node clock (or with the simulation in lockstep), asks the door, publishes what it decides.
+    """Ticks on the grid of the node clock (in lockstep: with the simulation), asks the door, publishes what it decides.
 
     Every tick publishes ``target_pose``, ``gripper/command`` and ``step``, as long as the arm's pose was ever heard.
     """
@@ -53,7 +54,9 @@ class ArbiterNode(BaseNode):
     def __init__(self, **kwargs: object) -> None:
         super().__init__("arbiter", **kwargs)
         self._initial_policy = self.declare(
-            "initial_policy", "", "Policy that may drive from the start; empty for none until arbiter/select_policy is called."
+            "initial_policy",
+            "",
+            "Policy that may drive from the start; empty for none until arbiter/select_policy is called.",
         )
         self._wait_for = list(
             self.declare(
@@ -95,8 +98,8 @@ class ArbiterNode(BaseNode):
         self._target = self.create_publisher(PoseStamped, "target_pose", qos.reliable())
         self._gripper = self.create_publisher(Float64, "gripper/command", qos.reliable())
         self._step = self.create_publisher(StepMsg, "step", qos.reliable(10))
-        self._set_parameters = self.create_client(SetParameters, f"{_CONTROLLER}/set_parameters")
-        self._recover = self.create_client(Trigger, f"{_CONTROLLER}/recover")
+        self._set_parameters: Client = self.create_client(SetParameters, f"{_CONTROLLER}/set_parameters")
+        self._recover: Client = self.create_client(Trigger, f"{_CONTROLLER}/recover")
         self.create_service(SelectPolicy, "arbiter/select_policy", self._on_select)
         self.create_service(SetBool, "arbiter/estop", self._on_estop)
         self.create_service(Trigger, "arbiter/recover", self._on_recover)
@@ -239,7 +242,7 @@ class ArbiterNode(BaseNode):
             reset_target=None if faults else self._reset_target(now_ns),
         )
         if step is None:
-            self.report("arm", ERROR, "no current_pose yet; nothing is commanded")
+            self.report("arm", ERROR, f"nothing is commanded: {self._door.trouble}")
             return
         self._publish(step)
         self._gripper_closed = step.executed.gripper_closed
@@ -273,16 +276,15 @@ class ArbiterNode(BaseNode):
     def _reset_target(self, now_ns: int) -> Pose | None:
         """Where the reset motion wants the arm: it begins when the episode manager says where the start pose is."""
         episode = self._episode
-        if episode is None or self._pose is None or episode.phase is not Phase.RESETTING or not episode.reset_pose.position.any():
+        announced = episode is not None and episode.phase is Phase.RESETTING and episode.reset_pose.position.any()
+        if not announced or episode is None or self._pose is None:
             self._motion = None
             return None
         measured, start = self._pose, episode.reset_pose
         target = self._motion[0].target((now_ns - self._motion[1]) * 1e-9) if self._motion is not None else None
         if target is None or _distance_m(measured, target) > _JUMP_M:
-            # the first tick, or a simulated arm was put elsewhere: begin from where it is, and let the door do so too
+            # the first tick, or the arm was pushed or put elsewhere: begin from where it is
             self._motion = (ResetMotion(measured, start, self.task.reset_lift_m), now_ns)
-            if self._door.target is not None and _distance_m(self._door.target, measured) > AT_START_M:
-                self._door = self._new_door(self._door)
             target = measured
         return start if _distance_m(measured, start) < AT_START_M else target
 
@@ -321,7 +323,8 @@ class ArbiterNode(BaseNode):
     def _on_gains(self, future: Future, wanted: Gains) -> None:
         self._gains_pending = None
         try:
-            refused = [result.reason for result in future.result().results if not result.successful]
+            answer: SetParameters.Response = future.result()
+            refused = [result.reason for result in answer.results if not result.successful]
         except Exception as error:
             refused = [str(error)]
         if refused:
@@ -356,12 +359,18 @@ class ArbiterNode(BaseNode):
             response.message = f"robot mode 4, but no service {_CONTROLLER}/recover; recover at the robot"
         else:
             self._recover.call_async(Trigger.Request()).add_done_callback(self._on_recovered)
-            response.success, response.message = True, "recovery was asked for; the arm moves again once robot_mode is 1 or 2"
+            response.success, response.message = (
+                True,
+                "recovery was asked for; the arm moves again once robot_mode is 1 or 2",
+            )
         return response
 
     def _on_recovered(self, future: Future) -> None:
-        error = future.exception()
-        failure = str(error) if error is not None else "" if future.result().success else future.result().message
+        try:
+            answer: Trigger.Response = future.result()
+            failure = "" if answer.success else answer.message or "refused"
+        except Exception as error:
+            failure = str(error)
         self.report("recover", ERROR if failure else OK, failure)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from rldg_core.frames import Pose, body_delta
 from rldg_core.judge import AT_REST_M_S, AT_REST_RAD_S, Judge, at_start
 from rldg_core.task import Task
@@ -36,18 +37,26 @@ class EpisodeFlow:
         judge: verdicts.
         request_reset: called with scene and seed when the scene is to be reset; :meth:`reset_done` must follow.
         start_timeout_s: how long the arm may take to its start pose (control time).
+        arm_is_placed: the reset itself puts the arm at the start pose (simulation); else the reset motion is asked to.
     """
 
     def __init__(
-        self, task: Task, judge: Judge, request_reset: Callable[[str, int], None], start_timeout_s: float = 20.0
+        self,
+        task: Task,
+        judge: Judge,
+        request_reset: Callable[[str, int], None],
+        start_timeout_s: float = 20.0,
+        arm_is_placed: bool = False,
     ) -> None:
         self._task = task
         self._judge = judge
         self._request_reset = request_reset
         self._start_timeout_s = start_timeout_s
+        self._arm_is_placed = arm_is_placed
         self._since_ns: int | None = None  # when the current part of the reset began
         self._resetting = False  # reset_scene was called and has not answered
         self._start: Pose | None = None  # where the arm must be for the episode to run; None until the scene is reset
+        self._there = False  # the last observation showed the arm at rest at the start pose
         self._after_ns = 0  # observations up to here were taken before the reset was over
         self._last: Observation | None = None
         self.run: Run | None = None
@@ -101,7 +110,7 @@ class EpisodeFlow:
         if not self._resetting or self._last is None:
             return None
         self._resetting = False
-        self._start, self._since_ns = start, None
+        self._start, self._since_ns, self._there = start, None, False
         self._after_ns = max(now_ns, self._last.stamp_ns)
         if start is None:
             self._fail(f"reset failed: {message}")
@@ -131,7 +140,10 @@ class EpisodeFlow:
             self._resetting = True
             self._request_reset(self._judge.status.scene, self._judge.status.seed)
             return None
-        if observation.stamp_ns > self._after_ns and at_start(observation, self._start):
+        there = observation.stamp_ns > self._after_ns and at_start(observation, self._start)
+        # twice in a row, so that the door has followed an arm that was put there before anyone may drive
+        settled, self._there = there and self._there, there
+        if settled:
             status = self._judge.start(observation)
             if self.run is not None:
                 self.run.began_ns = observation.stamp_ns
@@ -146,9 +158,9 @@ class EpisodeFlow:
         return self._resetting_status(observation)
 
     def _resetting_status(self, observation: Observation) -> EpisodeStatus:
-        """While the arm is on its way, ``reset_pose`` says where to."""
+        """While the reset motion is wanted, ``reset_pose`` says where to."""
         status = self._judge.judge(observation, None)
-        return status if self._start is None else replace(status, reset_pose=self._start)
+        return status if self._start is None or self._arm_is_placed else replace(status, reset_pose=self._start)
 
     def _fail(self, reason: str) -> None:
         self._judge.abort(reason)

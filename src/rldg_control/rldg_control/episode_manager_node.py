@@ -10,21 +10,22 @@ from functools import partial
 from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
+from rclpy.client import Client
 from rclpy.task import Future
-from rldg_core.frames import Pose
-from rldg_core.judge import Judge
-from rldg_core.types import EpisodeStatus, Observation, Phase
-from rldg_ros.base import ERROR, OK, WARN, BaseNode
-from rldg_ros.main import run
-
-from rldg_control.episode_flow import EpisodeFlow, Run
-from rldg_control.rendezvous import Rendezvous
 from rldg_interfaces.action import RunEpisodes
 from rldg_interfaces.msg import Episode
 from rldg_interfaces.msg import Observation as ObservationMsg
 from rldg_interfaces.srv import LabelEpisode, ResetScene
+
+from rldg_control.episode_flow import EpisodeFlow, Run
+from rldg_control.rendezvous import Rendezvous
+from rldg_core.frames import Pose
+from rldg_core.judge import Judge
+from rldg_core.types import EpisodeStatus, Observation, Phase
 from rldg_ros import conversions as convert
 from rldg_ros import qos
+from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.main import run
 
 _SILENCE_S = 1.0  # of wall time without an observation: reported, and a cancelled run is then ended without one
 _ABORT_S = 10.0  # of wall time without an observation: a run is ended
@@ -43,7 +44,7 @@ class EpisodeManagerNode(BaseNode):
         self._move_arm = self.declare(
             "move_arm",
             True,
-            "Let reset_scene put the arm at its start pose at once (simulation); where it cannot, the reset motion does.",
+            "Let reset_scene put the arm at its start pose at once (simulation); false: the reset motion does.",
         )
         self._session_id = self.declare(
             "session_id", "", "Prefix of episode ids; empty for one made of the time of start and four random digits."
@@ -52,7 +53,7 @@ class EpisodeManagerNode(BaseNode):
 
     def on_setup(self) -> None:
         self._judge = Judge(self.task, self._session_id)
-        self._flow = EpisodeFlow(self.task, self._judge, self._request_reset)
+        self._flow = EpisodeFlow(self.task, self._judge, self._request_reset, arm_is_placed=self._move_arm)
         self._truth: dict[str, Pose] = {}
         self._observation: Observation | None = None
         self._heard_s = time.monotonic()
@@ -62,7 +63,7 @@ class EpisodeManagerNode(BaseNode):
         self._goal: tuple[ServerGoalHandle, Run] | None = None
         self._answering = False
         self._publisher = self.create_publisher(Episode, "episode", qos.latched())
-        self._reset_client = self.create_client(ResetScene, "reset_scene")
+        self._reset_client: Client = self.create_client(ResetScene, "reset_scene")
         self.create_service(LabelEpisode, "episode_manager/label", self._on_label)
         self._server = ActionServer(
             self,
@@ -109,7 +110,9 @@ class EpisodeManagerNode(BaseNode):
         status = self._judge.status
         self.report("episode", OK, status.phase.name.lower(), episode_id=status.episode_id, outcome=str(status.outcome))
         unknown = [f"{name}_pose" for name in self._judge.awaited if name not in self._truth]
-        self.report("truth", WARN if unknown else OK, f"no {', '.join(unknown)}: only labels give success" if unknown else "")
+        self.report(
+            "truth", WARN if unknown else OK, f"no {', '.join(unknown)}: only labels give success" if unknown else ""
+        )
         if self.lockstep and not self._rendezvous.absent:
             self.report("lockstep", OK)
 
@@ -165,6 +168,7 @@ class EpisodeManagerNode(BaseNode):
     def _request_reset(self, scene: str, seed: int) -> None:
         if not self._reset_client.service_is_ready():
             # answered from the executor and not from here: the flow is in the middle of an observation
+            assert self.executor is not None
             self.executor.create_task(self._reset_answered, None, "no service reset_scene; is the simulation up?")
             return
         self._reset_sent_s = time.monotonic()
@@ -173,7 +177,7 @@ class EpisodeManagerNode(BaseNode):
 
     def _on_reset_response(self, future: Future) -> None:
         try:
-            response = future.result()
+            response: ResetScene.Response = future.result()
             if not response.success:
                 self._reset_answered(None, response.message)
             else:
@@ -222,8 +226,7 @@ class EpisodeManagerNode(BaseNode):
         return CancelResponse.ACCEPT
 
     def _on_accepted(self, goal: ServerGoalHandle) -> None:
-        """Remember the goal. It is executed once its run is over: a coroutine that waits for that would be polled by the
-        executor without a pause."""
+        """Remember the goal. It is executed when its run is over: a waiting coroutine would be polled without pause."""
         self._goal, self._answering = (goal, self._accepted), False
         self._wake()
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
+
 from rldg_core.frames import Array
 
 Index = Annotated[int, msgspec.Meta(ge=0, le=63)]
@@ -55,7 +56,9 @@ def load_mapping(path: str) -> Mapping:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except msgspec.DecodeError as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}; keys: {', '.join(Mapping.__struct_fields__)}") from None
+        raise ValueError(
+            f"{path}: {' '.join(str(error).split())}; keys: {', '.join(Mapping.__struct_fields__)}"
+        ) from None
 
 
 def gamepad_twist(mapping: Mapping, axes: Sequence[float], buttons: Sequence[int]) -> tuple[Array, list[int]]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import sys
 
 from geometry_msgs.msg import TwistStamped
-from rldg_ros.base import OK, WARN, BaseNode
-from rldg_ros.main import run
 from sensor_msgs.msg import Joy
 
 from rldg_control.gamepad import gamepad_twist, load_mapping
 from rldg_ros import conversions as convert
 from rldg_ros import qos
+from rldg_ros.base import OK, WARN, BaseNode
+from rldg_ros.main import run
 
 _SILENT_S = 1.0
 
 
 class GamepadNode(BaseNode):
-    """Answers every ``joy`` with a twist and two gripper buttons. Set ``autorepeat_rate`` of joy_node to 30 Hz or more."""
+    """Answers every ``joy`` with a twist and two buttons; joy_node's ``autorepeat_rate`` must be 30 Hz or more."""
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__("gamepad", **kwargs)

@@ -21,7 +21,9 @@ def square(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
         return image
     edge = min(height, width)
     if edge < side:
-        raise ValueError(f"image: {width} x {height} is smaller than camera.image_size_px {side}; raise the camera's resolution")
+        raise ValueError(
+            f"image: {width} x {height} is smaller than camera.image_size_px {side}; raise the camera's resolution"
+        )
     top, left = (height - edge) // 2, (width - edge) // 2
     crop = image[top : top + edge, left : left + edge]
     bounds = np.arange(side + 1) * edge // side

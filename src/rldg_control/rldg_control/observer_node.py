@@ -5,25 +5,25 @@ from __future__ import annotations
 import sys
 
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
-from rldg_core.observation import ObservationAssembler
-from rldg_ros.base import ERROR, OK, WARN, BaseNode
-from rldg_ros.grid import GridTimer
-from rldg_ros.main import run
+from rldg_interfaces.msg import Episode, Observation, Step
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
 from rldg_control.images import square
 from rldg_control.rendezvous import Rendezvous
-from rldg_interfaces.msg import Episode, Observation, Step
+from rldg_core.observation import ObservationAssembler
 from rldg_ros import conversions as convert
 from rldg_ros import qos
+from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.grid import GridTimer
+from rldg_ros.main import run
 
 _STREAMS = ("current_pose", "current_twist", "external_wrench", "gripper/joint_states", "wrist/color/image_raw")
 _CLOCK_RESET_NS = 1_000_000_000  # stamps that jump back further mean that the simulation started again
 
 
 class ObserverNode(BaseNode):
-    """Publishes ``observation``: in real time ``control.observation_lead_s`` before each tick, in lockstep once per stamp.
+    """Publishes ``observation``: in real time ``control.observation_lead_s`` before each tick, in lockstep per stamp.
 
     While an input is missing or the camera is frozen nothing is published, so nobody can act on it.
     """
@@ -130,7 +130,7 @@ class ObserverNode(BaseNode):
             self._advance()
 
     def _advance(self) -> None:
-        """In lockstep: publish once every stream has the camera's stamp and the last observation was judged and acted on."""
+        """In lockstep: publish once all streams have the camera's stamp and the last observation was acted on."""
         if self._image_ns > self._published_ns and self._ready():
             self._assemble(self._image_ns)
 
@@ -142,7 +142,9 @@ class ObserverNode(BaseNode):
     def _assemble(self, now_ns: int) -> None:
         if self._image_ns <= self._published_ns:
             age_s = (now_ns - self._image_ns) * 1e-9
-            self.report("inputs", ERROR, f"camera: no new image since the last observation (newest is {age_s:.2f} s old)")
+            self.report(
+                "inputs", ERROR, f"camera: no new image since the last observation (newest is {age_s:.2f} s old)"
+            )
             return
         observation = self._assembler.assemble(now_ns)
         if observation is None:
@@ -153,9 +155,7 @@ class ObserverNode(BaseNode):
         if faults:
             self.report("inputs", ERROR, "; ".join(faults))
             return
-        self._publisher.publish(
-            convert.observation_to_msg(observation, self.robot.base_frame, self.robot.camera_frame)
-        )
+        self._publisher.publish(convert.observation_to_msg(observation, self.robot.base_frame, self.robot.camera_frame))
         self.report(
             "inputs",
             OK,

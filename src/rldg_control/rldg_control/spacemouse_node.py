@@ -7,17 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 from geometry_msgs.msg import TwistStamped
-from rldg_ros.base import ERROR, OK, WARN, BaseNode
-from rldg_ros.main import run
 from sensor_msgs.msg import Joy
 
 from rldg_control.spacemouse_reader import SpaceMouseReader, open_spacemouse
 from rldg_ros import conversions as convert
 from rldg_ros import qos
+from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.main import run
 
 
 class SpaceMouseNode(BaseNode):
-    """Publishes the device's state at a fixed rate while it is healthy, deflected or not, and nothing when it is not."""
+    """Publishes the device's state at a fixed rate while it is healthy, deflected or not, else nothing."""
 
     def __init__(self, open_device: Callable[[], Any] = open_spacemouse, **kwargs: object) -> None:
         super().__init__("spacemouse", **kwargs)
@@ -49,7 +49,7 @@ class SpaceMouseNode(BaseNode):
             return
         state = self._reader.state
         if not state.connected:
-            self.report("device", ERROR, state.trouble)
+            self.report("device", ERROR if state.trouble else OK, state.trouble)
             return
         self.report("device", WARN if state.warning else OK, state.warning, name=state.name, reports=state.reports)
         header = convert.header(self.now_ns(), self.robot.base_frame)

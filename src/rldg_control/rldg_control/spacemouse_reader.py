@@ -21,7 +21,8 @@ class DeviceState:
     """A snapshot of the device.
 
     Attributes:
-        connected: reports can be trusted; where false, ``trouble`` says why not and what to do.
+        connected: reports can be trusted; where false, ``trouble`` says why not and what to do ("" before the
+            first attempt).
         name: product name, "" before the first connection.
         axes: x forward, y left, z up, then the rotations about them, each about [-1, 1].
         buttons: 1 where pressed.
@@ -30,7 +31,7 @@ class DeviceState:
     """
 
     connected: bool = False
-    trouble: str = "not opened yet"
+    trouble: str = ""
     name: str = ""
     axes: tuple[float, ...] = (0.0,) * 6
     buttons: tuple[int, ...] = ()
@@ -62,8 +63,8 @@ class SpaceMouseReader:
     """Owns the reading thread; :attr:`state` is the newest snapshot.
 
     Args:
-        self_test_s: if no axis ever moved this long after opening, a warning says so: some devices stream zeros over a cable
-            but not over their receiver (rail-berkeley/hil-serl issue 40).
+        self_test_s: if no axis ever moved this long after opening, a warning says so: some devices stream zeros over
+            a cable but not over their receiver (rail-berkeley/hil-serl issue 40).
         open_device: returns an object with ``read() -> state``, ``close()`` and ``product_name``, as pyspacemouse's.
         clock: wall time, s.
     """
@@ -129,8 +130,8 @@ class SpaceMouseReader:
             warning = ""
             if not moved and now_s - opened_s > self._self_test_s:
                 warning = (
-                    f"no deflection since it was opened {self._self_test_s:.0f} s ago ({reports} reports); push the cap, "
-                    "and if this stays, use the wireless receiver instead of the cable and stop spacenavd"
+                    f"no deflection since it was opened {self._self_test_s:.0f} s ago ({reports} reports); push the "
+                    "cap; if this stays, use the wireless receiver instead of the cable and stop spacenavd"
                 )
             self.state = DeviceState(True, "", name, axes, tuple(int(b) for b in reading.buttons), reports, warning)
             if drained:

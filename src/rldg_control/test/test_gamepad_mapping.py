@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from rldg_control.gamepad import Mapping, gamepad_twist, load_mapping
 
 AXES = [0.25, 0.5, 0.0, -0.75, 1.0, 0.0]
@@ -30,7 +31,11 @@ def test_a_mapping_file_turns_axes_round_and_limits_them(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{dead: 1}", "unknown field.*keys: deadman"), ("{deadman: -1}", ">= 0"), ("{linear_x: {axis: 1, scale: 9}}", "<= 1")],
+    [
+        ("{dead: 1}", "unknown field.*keys: deadman"),
+        ("{deadman: -1}", ">= 0"),
+        ("{linear_x: {axis: 1, scale: 9}}", "<= 1"),
+    ],
 )
 def test_a_wrong_mapping_file_is_refused_with_its_name(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "pad.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from rldg_control.images import square
 
 
@@ -35,5 +36,5 @@ def test_sizes_that_do_not_divide_keep_the_mean() -> None:
 
 
 def test_too_small_an_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="100 x 90 is smaller than camera.image_size_px 128"):
+    with pytest.raises(ValueError, match=r"100 x 90 is smaller than camera\.image_size_px 128"):
         square(np.zeros((90, 100, 3), dtype=np.uint8), 128)

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 import numpy as np
+
 from rldg_core.task import Robot, Task
 from rldg_core.types import ActionChunk, Observation
 
@@ -76,7 +77,9 @@ def check_chunk(chunk: ActionChunk, observation: Observation, policy_id: str, tc
     if shape is None or len(shape) != 2 or shape[0] < 1 or shape[1] != 6:
         raise ValueError(f"policy {policy_id!r} returned deltas of shape {shape}, must be (length, 6)")
     if len(chunk.gripper_closed) != shape[0]:
-        raise ValueError(f"policy {policy_id!r} returned {len(chunk.gripper_closed)} gripper states for {shape[0]} actions")
+        raise ValueError(
+            f"policy {policy_id!r} returned {len(chunk.gripper_closed)} gripper states for {shape[0]} actions"
+        )
     if not np.isfinite(chunk.deltas).all():
         raise ValueError(f"policy {policy_id!r} returned an action that is not finite")
     if not 0.0 < chunk.period_s <= 10.0:
@@ -87,5 +90,3 @@ def check_chunk(chunk: ActionChunk, observation: Observation, policy_id: str, tc
         )
     if chunk.observation_stamp_ns != observation.stamp_ns:
         raise ValueError(f"policy {policy_id!r} answered another observation than the one it was given")
-
-

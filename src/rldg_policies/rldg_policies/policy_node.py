@@ -7,15 +7,15 @@ import threading
 import time
 
 import msgspec
-from rldg_core.types import ActionChunk, Observation
-from rldg_ros.base import ERROR, OK, WARN, BaseNode
-from rldg_ros.main import run
-
 from rldg_interfaces.msg import Action
 from rldg_interfaces.msg import Observation as ObservationMsg
+
+from rldg_core.types import ActionChunk, Observation
 from rldg_policies.policy import Policy, check_chunk, make_policy
 from rldg_ros import conversions as convert
 from rldg_ros import qos
+from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.main import run
 
 _JOIN_S = 5.0
 
@@ -23,8 +23,9 @@ _JOIN_S = 5.0
 class PolicyNode(BaseNode):
     """Configure loads and warms up the policy, activate lets it answer.
 
-    Inference runs in one worker thread, so that the executor goes on receiving: while an answer is being computed only the newest
-    observation is kept. A policy that raises or returns nonsense is reported and nothing is published for that observation.
+    Inference runs in one worker thread, so that the executor goes on receiving: while an answer is being computed only
+    the newest observation is kept. A policy that raises or returns nonsense is reported and nothing is published for
+    that observation.
     """
 
     def __init__(self, **kwargs: object) -> None:
@@ -41,7 +42,9 @@ class PolicyNode(BaseNode):
         try:
             parameters = msgspec.yaml.decode(self._options, type=dict[str, object])
         except msgspec.DecodeError as error:
-            raise ValueError(f"parameter policy_parameters: {' '.join(str(error).split())}; must be a YAML mapping") from None
+            raise ValueError(
+                f"parameter policy_parameters: {' '.join(str(error).split())}; must be a YAML mapping"
+            ) from None
         self._policy: Policy = make_policy(self._name, self.task, self.robot, self._policy_id, parameters)
         began_s = time.monotonic()
         self._policy.warm_up()
@@ -67,7 +70,9 @@ class PolicyNode(BaseNode):
             self._wake.notify()
         self._worker.join(_JOIN_S)
         if self._worker.is_alive():
-            self.get_logger().error(f"policy {self._policy_id!r} is still computing after {_JOIN_S} s; its answer is discarded")
+            self.get_logger().error(
+                f"policy {self._policy_id!r} is still computing after {_JOIN_S} s; its answer is discarded"
+            )
         self._worker = None
 
     def on_pulse(self) -> None:

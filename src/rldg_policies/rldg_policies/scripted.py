@@ -1,8 +1,8 @@
 """A policy without learning: go down the tool axis and search in a spiral while something is in the way.
 
-It knows the observation and nothing else, so it does not know where the port is: it keeps to the axis on which the episode
-began. It inserts when the start happens to lie within the spiral's reach of the port, places nothing, never touches the gripper, and
-serves to exercise the graph and as a floor for comparison.
+It knows the observation and nothing else, so it does not know where the port is: it keeps to the axis on which the
+episode began. It inserts when the start happens to lie within the spiral's reach of the port, places nothing, never
+touches the gripper, and serves to exercise the graph and as a floor for comparison.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+
 from rldg_core.frames import Array, Pose, apply_body_delta, body_delta
 from rldg_core.task import Positive, Robot, Task
 from rldg_core.types import ActionChunk, Observation
@@ -23,7 +24,7 @@ class ScriptedParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     Attributes:
         speed_m_s: descent along the tool axis in free space.
         contact_n: axial force from which on it searches.
-        press_m: how far ahead of the measured pose the set-point presses while it searches; times the stiffness = force.
+        press_m: how far the set-point lies ahead of the measured pose while it searches; times stiffness: force.
         pitch_m: distance between the turns of the spiral.
         radius_m: where the spiral ends and begins again.
         search_speed_m_s: speed along the spiral.

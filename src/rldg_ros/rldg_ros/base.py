@@ -13,9 +13,9 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
-from rldg_core.task import Robot, Task, load_robot, load_task
 from std_msgs.msg import Header
 
+from rldg_core.task import Robot, Task, load_robot, load_task
 from rldg_ros import qos
 from rldg_ros.conversions import header
 
@@ -36,11 +36,11 @@ class BaseNode(LifecycleNode):
 
     Subclasses fill four hooks and never override transitions:
 
-    * :meth:`on_setup` (configure): create publishers, subscriptions, services; ``self.task`` and ``self.robot`` are set. Any
-      exception fails the transition with its message as one log line.
+    * :meth:`on_setup` (configure): create publishers, subscriptions, services; ``self.task`` and ``self.robot`` are
+      set. Any exception fails the transition with its message as one log line.
     * :meth:`on_start` (activate), :meth:`on_stop` (deactivate): begin and end acting.
-    * :meth:`on_teardown` (clean up, also after a failed set-up): join threads, close devices. Publishers, subscriptions,
-      services, clients and timers made since configure are destroyed by this class.
+    * :meth:`on_teardown` (clean up, also after a failed set-up): join threads, close devices. Publishers,
+      subscriptions, services, clients and timers made since configure are destroyed by this class.
 
     Heartbeats are published in every state, from the executor's thread: a node whose callback hangs falls silent.
     """

@@ -1,7 +1,7 @@
 """Messages to and from the records of :mod:`rldg_core.types`.
 
-Reading validates: a wrong size, a value that is not finite or an unknown enumeration value raises ``ValueError`` with one
-line that names the field. Images are never walked element by element: they are written as ``bytes`` and read as a view.
+Reading validates: a wrong size, a value that is not finite or an unknown enumeration value raises ``ValueError`` with
+one line that names the field. Images are never walked element by element: written as ``bytes``, read as a view.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from geometry_msgs.msg import Pose as PoseMsg
 from geometry_msgs.msg import PoseStamped as PoseStampedMsg
 from geometry_msgs.msg import Twist as TwistMsg
 from geometry_msgs.msg import Wrench as WrenchMsg
+from rldg_interfaces.msg import Action as ActionMsg
+from rldg_interfaces.msg import Episode as EpisodeMsg
+from rldg_interfaces.msg import Observation as ObservationMsg
+from rldg_interfaces.msg import Step as StepMsg
+from sensor_msgs.msg import Image as ImageMsg
+from std_msgs.msg import Header
+
 from rldg_core.frames import Array, Pose
 from rldg_core.types import (
     ACTION_SIZE,
@@ -30,13 +37,6 @@ from rldg_core.types import (
     Source,
     Step,
 )
-from sensor_msgs.msg import Image as ImageMsg
-from std_msgs.msg import Header
-
-from rldg_interfaces.msg import Action as ActionMsg
-from rldg_interfaces.msg import Episode as EpisodeMsg
-from rldg_interfaces.msg import Observation as ObservationMsg
-from rldg_interfaces.msg import Step as StepMsg
 
 _NS = 1_000_000_000
 _UNIT_TOLERANCE = 0.01  # a quaternion further from unit length is a fault of the sender, not rounding
@@ -141,7 +141,8 @@ def image_from_msg(msg: ImageMsg, name: str = "image") -> npt.NDArray[np.uint8]:
     height, width, step = int(msg.height), int(msg.width), int(msg.step)
     if height == 0 or width == 0 or step < 3 * width or len(msg.data) != height * step:
         raise ValueError(
-            f"{name}: {len(msg.data)} bytes for height {height}, width {width}, step {step}; must be height x step, step >= 3 x width"
+            f"{name}: {len(msg.data)} bytes for height {height}, width {width}, step {step}; "
+            "must be height x step, step >= 3 x width"
         )
     view = np.frombuffer(msg.data, dtype=np.uint8).reshape(height, step)[:, : 3 * width].reshape(height, width, 3)
     if msg.encoding == "bgr8":
@@ -178,8 +179,8 @@ def observation_from_msg(msg: ObservationMsg) -> Observation:
         raise ValueError(f"observation.image: {image.shape[1]} x {image.shape[0]}, must be square")
     if not math.isfinite(msg.gripper_width_m + msg.image_age_s + msg.state_age_s + msg.skew_s):
         raise ValueError(
-            f"observation: gripper_width_m {msg.gripper_width_m}, image_age_s {msg.image_age_s}, state_age_s {msg.state_age_s}, "
-            f"skew_s {msg.skew_s} must be finite"
+            f"observation: gripper_width_m {msg.gripper_width_m}, image_age_s {msg.image_age_s}, "
+            f"state_age_s {msg.state_age_s}, skew_s {msg.skew_s} must be finite"
         )
     return Observation(
         stamp_ns=stamp_from_msg(msg.header.stamp),
@@ -212,8 +213,8 @@ def chunk_to_msg(chunk: ActionChunk, stamp_ns: int) -> ActionMsg:
 
 
 def chunk_from_msg(msg: ActionMsg) -> ActionChunk:
-    """Sizes are checked here; whether values are finite, fresh and in the right frame is for the door to say, which records
-    what it refuses.
+    """Sizes are checked here; whether values are finite, fresh and in the right frame is for the door to say, which
+    records what it refuses.
 
     Raises:
         ValueError: the sizes of ``deltas`` and ``gripper_closed`` do not agree or are 0.
@@ -221,8 +222,8 @@ def chunk_from_msg(msg: ActionMsg) -> ActionChunk:
     length = len(msg.gripper_closed)
     if length == 0 or len(msg.deltas) != ACTION_SIZE * length:
         raise ValueError(
-            f"action of policy {msg.policy_id!r}: {len(msg.deltas)} deltas for {length} gripper states; must be {ACTION_SIZE} for each, "
-            "at least one of each"
+            f"action of policy {msg.policy_id!r}: {len(msg.deltas)} deltas for {length} gripper states; "
+            f"must be {ACTION_SIZE} for each, at least one of each"
         )
     return ActionChunk(
         observation_stamp_ns=stamp_from_msg(msg.observation_stamp),

@@ -13,8 +13,8 @@ _WINDOW = 600  # ticks over which lateness is summarised: a minute at 10 Hz
 class GridTimer:
     """Calls ``tick(now_ns)`` at every multiple of ``period_s`` of the node clock, less ``lead_s``.
 
-    The underlying timer is armed anew for each tick, so its phase neither drifts nor depends on when the node started. Ticks
-    that could not be served because a callback ran for longer than a period are skipped, not caught up, and counted.
+    The underlying timer is armed anew for each tick, so its phase neither drifts nor depends on when the node started.
+    Ticks that pass while a callback runs are skipped, not caught up, and counted.
     """
 
     def __init__(self, node: BaseNode, period_s: float, tick: Callable[[int], None], lead_s: float = 0.0) -> None:

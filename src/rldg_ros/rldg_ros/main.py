@@ -20,8 +20,8 @@ _POLL_S = 0.1  # longest time until a signal is noticed
 def run(node_factory: Callable[[], BaseNode], args: list[str] | None = None) -> int:
     """Spin one node until SIGINT or SIGTERM; returns the exit code: 0 after a signal, 1 after a failure.
 
-    Signals are handled here and not by rclpy, so that a node can still publish while it stops. The events executor takes a
-    third of the processor time per message of the single-threaded one; it is only ever spun with a bound, because its
+    Signals are handled here and not by rclpy, so that a node can still publish while it stops. The events executor
+    needs less processor time per message than the single-threaded one; it is only ever spun with a bound, because its
     unbounded ``spin()`` does not return on a signal.
     """
     stop = False

@@ -16,7 +16,7 @@ def reliable(depth: int = 1) -> QoSProfile:
 
 
 def sensor(depth: int = 1) -> QoSProfile:
-    """Profile S: best effort, keep the last ``depth``. For subscriptions only, so that any driver's publisher matches."""
+    """Profile S: best effort, keep the last ``depth``; for subscriptions only, so that any publisher matches."""
     return QoSProfile(
         reliability=ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.VOLATILE,

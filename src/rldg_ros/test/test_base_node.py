@@ -6,10 +6,11 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
+from std_msgs.msg import Float64, Header
+
 from rldg_ros import qos
 from rldg_ros.base import ERROR, BaseNode
 from rldg_ros.testing import Bench, overrides
-from std_msgs.msg import Float64, Header
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -61,7 +62,8 @@ class Listener(Node):
 
 
 @pytest.mark.parametrize(
-    ("task", "says"), [("", "parameter task: is empty"), ("no_such_task", "no such file"), ("/nowhere.yaml", "no such file")]
+    ("task", "says"),
+    [("", "parameter task: is empty"), ("no_such_task", "no such file"), ("/nowhere.yaml", "no such file")],
 )
 def test_a_wrong_task_fails_configure_and_says_why(task: str, says: str) -> None:
     with Bench("wrong task") as bench:

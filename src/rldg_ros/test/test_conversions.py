@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message, serialize_message
+
 from rldg_core.frames import Pose
 from rldg_core.types import Action, ActionChunk, Change, EpisodeStatus, Observation, Outcome, Phase, Source, Step
 from rldg_ros import conversions as convert

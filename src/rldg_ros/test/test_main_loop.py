@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from rldg_ros.testing import domain_id
 
 SCRIPT = """
@@ -31,7 +32,11 @@ sys.exit(run(Node))
 
 
 def _start(mode: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain_id("main loop")), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment = {
+        **os.environ,
+        "ROS_DOMAIN_ID": str(domain_id("main loop")),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    }
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )

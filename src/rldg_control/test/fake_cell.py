@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rclpy.node import Node
-from rldg_core.frames import Pose
-from rldg_core.task import Robot, Task
 from rldg_interfaces.msg import Step
 from rldg_interfaces.srv import ResetScene
-from rldg_ros import conversions as convert
-from rldg_ros import qos
-from rldg_control.impedance_parameters import impedance_parameters
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64
+
+from rldg_control.impedance_parameters import impedance_parameters
+from rldg_core.frames import Pose
+from rldg_core.task import Robot, Task
+from rldg_ros import conversions as convert
+from rldg_ros import qos
 
 START = Pose.from_rpy((0.5, 0.0, 0.1), (np.pi, 0.0, 0.0))
 
@@ -29,7 +30,7 @@ class FakeCell(Node):
         self._robot = robot
         self._period_ns = round(task.control.period_s * 1e9)
         side = task.camera.image_size_px
-        self._noise = np.random.default_rng(0).integers(0, 255, (2, side, side, 3), dtype=np.uint8)
+        self._noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
         self.lockstep = lockstep
         self.live = True
         self.pose = START
@@ -65,7 +66,8 @@ class FakeCell(Node):
             JointState(header=convert.header(stamp_ns), name=["width"], position=[0.02])
         )
         self._count += self.live
-        self._pub["image"].publish(convert.image_to_msg(self._noise[self._count % 2], stamp_ns, "camera"))
+        self._noise[0, 0] = self._count % 251, self._count // 251 % 251, self._count // 251**2 % 251  # never the same
+        self._pub["image"].publish(convert.image_to_msg(self._noise, stamp_ns, "camera"))
 
     def run_clock(self) -> None:
         """Real time: publish at 50 Hz."""
