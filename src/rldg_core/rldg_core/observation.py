@@ -79,6 +79,7 @@ class ObservationAssembler:
         self._gripper_closed = False
         self._episode = EpisodeStatus(stamp_ns=0)
         self._next_index = 0
+        self._restart_filter = True
         self._still_image: npt.NDArray[np.uint8] | None = None
         self._still_since: Pose | None = None
         self._frozen = ""
@@ -94,9 +95,10 @@ class ObservationAssembler:
     def add_wrench(self, stamp_ns: int, wrench: Array) -> None:
         """External wrench at the TCP, TCP frame, shape (6,), N and N m, not tared. Low-passed here at 10 Hz."""
         newest = self._wrench.newest_ns
-        if newest is not None and stamp_ns > newest:
+        if not self._restart_filter and newest is not None and stamp_ns > newest:
             keep = float(np.exp(-2.0 * np.pi * WRENCH_CUTOFF_HZ * (stamp_ns - newest) * 1e-9))
             wrench = keep * self._wrench.at(newest)[0] + (1.0 - keep) * wrench
+        self._restart_filter = False
         self._wrench.add(stamp_ns, wrench)
 
     def add_gripper(self, stamp_ns: int, width_m: float) -> None:
@@ -114,6 +116,8 @@ class ObservationAssembler:
         was_running = self._episode.phase is Phase.RUNNING and status.episode_id == self._episode.episode_id
         if status.phase is Phase.RUNNING and not was_running:
             self._next_index = 0
+        # the tare must not remember forces from before the reset
+        self._restart_filter = self._restart_filter or status.phase is Phase.RESETTING
         self._episode = status
 
     def missing(self) -> list[str]:

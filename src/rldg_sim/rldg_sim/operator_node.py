@@ -46,6 +46,7 @@ class OperatorNode(BaseNode):
         self._object: tuple[int, Pose] | None = None
         self._waiting: Observation | None = None
         self._answered_ns = -1
+        self._answer_given: tuple[TwistStamped, Joy] | None = None
         self._twist_out = self.create_publisher(TwistStamped, "spacenav/twist_stamped", qos.reliable(10))
         self._joy_out = self.create_publisher(Joy, "spacenav/joy", qos.reliable(10))
         self.listen(PoseStamped, "fixture_pose", self._on_fixture, qos.reliable(10))
@@ -79,7 +80,11 @@ class OperatorNode(BaseNode):
     def _answer(self) -> None:
         """Answer the waiting observation once everything a person would see at that moment is known."""
         observation = self._waiting
-        if observation is None or observation.stamp_ns == self._answered_ns:
+        if observation is None:
+            return
+        if observation.stamp_ns == self._answered_ns and self._answer_given is not None:
+            self._waiting = None
+            self._publish(*self._answer_given)  # asked again: the answer was lost
             return
         in_episode = bool(observation.episode_id)
         if in_episode and not self._sees_all(observation):
@@ -95,10 +100,16 @@ class OperatorNode(BaseNode):
                 wrench=observation.wrench,
             )
         stamped = header(observation.stamp_ns if self.lockstep else self.now_ns())
-        self._twist_out.publish(TwistStamped(header=stamped, twist=twist_to_msg(command.twist)))
-        self._joy_out.publish(
-            Joy(header=stamped, axes=command.twist.tolist(), buttons=[int(command.close), int(command.open)])
+        buttons = [int(command.close), int(command.open)]
+        self._publish(
+            TwistStamped(header=stamped, twist=twist_to_msg(command.twist)),
+            Joy(header=stamped, axes=command.twist.tolist(), buttons=buttons),
         )
+
+    def _publish(self, twist: TwistStamped, joy: Joy) -> None:
+        self._answer_given = (twist, joy)
+        self._twist_out.publish(twist)
+        self._joy_out.publish(joy)
 
     def _sees_all(self, observation: Observation) -> bool:
         """In lockstep, whether truth and episode are as new as the observation; in real time the newest will do."""

@@ -38,6 +38,7 @@ from rldg_ros import qos
 STATE_PERIOD_S = 0.01  # 100 Hz
 MAX_LAG_S = 0.1  # further behind the wall clock than this, the simulation lets the time go
 TARGET_TIMEOUT_S = 0.3
+REPEAT_S = 0.5  # in lockstep, wall time after which the state is said again: whoever came late or lost it answers then
 FIRST_STAMP_NS = 1_000_000_000  # simulated time must not start at zero: that means "no clock yet"
 MODE_MOVE = 2  # libfranka's number
 
@@ -277,8 +278,8 @@ class SimNode(BaseNode):
         if rivals and not self._rivals:
             self._cell.hold()
         self._rivals = rivals
-        if self.lockstep and time.monotonic() - self._stepped > 1.0:
-            self._publish_everything()  # whoever came late has missed it
+        if self.lockstep and time.monotonic() - self._stepped > REPEAT_S:
+            self._publish_everything()
 
     def on_diagnose(self) -> None:
         if self._rivals:
