@@ -74,7 +74,7 @@ def lockstep(task: Path, folder: Path, ticks: int) -> dict[str, float]:
 
 
 def real_time(task: Path, folder: Path, seconds: float, load: int) -> dict[str, float]:
-    """How well the ticks keep their period beside ``load`` busy processes, and how old observations are when acted on."""
+    """How well ticks keep their period beside ``load`` busy processes, and how old observations are when acted on."""
     from rldg_interfaces.msg import Step
 
     from rldg_bringup.episode_runner_node import EpisodeRunner

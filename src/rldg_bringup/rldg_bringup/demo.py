@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from rldg_bringup.domain import lease_domain
 from rldg_bringup.episode_report import EpisodeReport, TickStatistics, tick_statistics
 from rldg_bringup.launch_runner import Launch
@@ -81,12 +82,12 @@ def _run(
 ) -> tuple[list[EpisodeReport], list[tuple[str, list[npt.NDArray[np.uint8]]]]]:
     """Run the episodes with a progress line; returns their reports and the rows of the contact sheet."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rldg_bringup.episode_runner_node import EpisodeRunner
-    from rldg_ros.conversions import image_from_msg
+    from rldg_interfaces.msg import Observation
     from sensor_msgs.msg import Image
 
-    from rldg_interfaces.msg import Observation
+    from rldg_bringup.episode_runner_node import EpisodeRunner
     from rldg_ros import qos
+    from rldg_ros.conversions import image_from_msg
 
     reports: list[EpisodeReport] = []
     rows: list[tuple[str, list[npt.NDArray[np.uint8]]]] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
 from rldg_core.types import EpisodeStatus, Outcome, Phase, Source, Step
 
 

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from rldg_interfaces.msg import Episode
+from rldg_interfaces.msg import Observation as ObservationMsg
+from sensor_msgs.msg import Joy
+
 from rldg_core.frames import Pose
 from rldg_core.task import Subject
 from rldg_core.types import EpisodeStatus, Observation, Phase
+from rldg_ros import qos
 from rldg_ros.base import BaseNode
 from rldg_ros.conversions import (
     episode_from_msg,
@@ -21,11 +26,6 @@ from rldg_ros.conversions import (
     twist_to_msg,
 )
 from rldg_ros.main import run
-from sensor_msgs.msg import Joy
-
-from rldg_interfaces.msg import Episode
-from rldg_interfaces.msg import Observation as ObservationMsg
-from rldg_ros import qos
 from rldg_sim.operator import OperatorCommand, ScriptedOperator
 
 HANDS_OFF = OperatorCommand(twist=np.zeros(6), close=False, open=False)

@@ -1,8 +1,8 @@
 """The simulated robot as a node: arm, gripper, cameras and scene behind the topics of the rig.
 
 It is named ``cartesian_impedance_controller`` and takes the parameters of the ros2_control controller of that name, so
-that whoever sets gains there sets them here. In real time it keeps pace with the wall clock; with ``lockstep`` it advances
-one control period whenever the arbiter's step for the current stamp has arrived.
+that whoever sets gains there sets them here. In real time it keeps pace with the wall clock; with ``lockstep`` it
+advances one control period whenever the arbiter's step for the current stamp has arrived.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ import msgspec
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
+from rldg_interfaces.msg import Step
+from rldg_interfaces.srv import ResetScene
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import Float64, UInt8
+
 from rldg_core.task import Gains
+from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
 from rldg_ros.conversions import (
     header,
@@ -27,13 +34,6 @@ from rldg_ros.conversions import (
     wrench_to_msg,
 )
 from rldg_ros.main import run
-from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Float64, UInt8
-
-from rldg_interfaces.msg import Step
-from rldg_interfaces.srv import ResetScene
-from rldg_ros import qos
 
 STATE_PERIOD_S = 0.01  # 100 Hz
 MAX_LAG_S = 0.1  # further behind the wall clock than this, the simulation lets the time go
