@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("rldg_bringup.demo:main", "run episodes of a task in simulation and show how they went"),
     "up": ("rldg_bringup.up:main", "launch a task: the cell, its control and a source of actions"),
     "doctor": ("rldg_bringup.doctor:main", "check this machine and say how to mend what is missing"),
     "test": ("rldg_bringup.check:main", "lint, type check and test everything, or just what the arguments select"),
