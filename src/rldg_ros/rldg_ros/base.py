@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -175,6 +176,8 @@ class BaseNode(LifecycleNode):
             self.report("lifecycle", ERROR, f"activate failed: {error}")
             return TransitionCallbackReturn.FAILURE
         self.active = True
+        gc.collect()
+        gc.freeze()  # modules and files that were read never become garbage: no collection need walk them again
         self.report("lifecycle", OK, "active")
         return super().on_activate(state)
 
