@@ -27,7 +27,7 @@ from rldg_sim.rendering import Painter
 from rldg_sim.scene import DISTRACTORS, MAX_RENDER_PX, PHYSICS_STEP_S, build, to_rgba
 
 SERVO_STEPS = 10  # physics steps between two re-alignments of the servo's axes and two samples of the wrench
-POSTURE_STEPS = 100  # physics steps between two projections of the posture spring; a multiple of SERVO_STEPS
+POSTURE_STEPS = 50  # physics steps between two projections of the posture spring; a multiple of SERVO_STEPS
 WRENCH_CUTOFF_HZ = 20.0
 _WRENCH_KEEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * SERVO_STEPS * PHYSICS_STEP_S)
 _SETTLE_S = 0.3  # a free object comes to rest on the table
@@ -93,7 +93,7 @@ class _Stage:
         self.object_q = int(model.joint("object").qposadr[0]) if self.has_object else -1
         self.object_v = int(model.joint("object").dofadr[0]) if self.has_object else -1
         self.fingers_q = [int(model.joint(name).qposadr[0]) for name in FINGER_JOINTS]
-        self.colours = model.geom_rgba.copy()
+        self.colours, self.material_colours = model.geom_rgba.copy(), model.mat_rgba.copy()
         self.fixture_geoms = np.flatnonzero(model.geom_bodyid == self.fixture_body)
         tool_bodies = [i for i in range(model.nbody) if model.body_rootid[i] == model.body_rootid[self.hand] and i >= self.hand]
         self.tool_bodies = frozenset(tool_bodies)
@@ -288,6 +288,7 @@ class Cell:
         surface = scene.surfaces[rng.integers(len(scene.surfaces))]
         model.geom_matid[table] = model.material(f"surface_{surface}").id
         base = np.array(scene.surface_rgb[rng.integers(len(scene.surface_rgb))])
+        model.mat_rgba[:] = stage.material_colours
         model.mat_rgba[model.geom_matid[table]] = to_rgba(np.clip(base + rng.uniform(-jitter, jitter, 3), 0.0, 1.0))
         model.geom_rgba[:] = stage.colours
         changing = [g for g in range(model.ngeom) if model.geom_bodyid[g] == stage.fixture_body]
@@ -407,16 +408,17 @@ class Cell:
         data.ctrl[stage.springs] = [*self._target.position, *ahead]
 
     def _project_posture(self) -> None:
-        """Aim the posture springs at where the start posture lies within the null space, so that they cannot pull the TCP.
+        """Let the posture springs act within the null space only, so that they cannot pull the TCP.
 
-        The null space turns slowly; a few renewals a second are enough.
+        The null space turns and swings slowly; it is enough to renew it a few times a second.
         """
         stage, data = self._stage, self._stage.data
         self._refresh()
         jacobian, q = self._tcp_jacobian(), data.qpos[:_ARM_DOF]
-        away = self._posture_rad - q
-        pull = away - jacobian.T @ np.linalg.solve(jacobian @ jacobian.T, jacobian @ away)
-        data.ctrl[stage.postures] = self.task.impedance.nullspace_stiffness_nm_rad * (q + pull)
+        stiffness = self.task.impedance.nullspace_stiffness_nm_rad
+        torque = stiffness * (self._posture_rad - q) - 2.0 * math.sqrt(stiffness) * data.qvel[:_ARM_DOF]
+        torque -= jacobian.T @ np.linalg.solve(jacobian @ jacobian.T, jacobian @ torque)
+        data.ctrl[stage.postures] = stiffness * q + torque
 
     # --- what can be measured --------------------------------------------------------------------------------------
 

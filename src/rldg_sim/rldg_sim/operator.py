@@ -98,7 +98,7 @@ class _Stage(enum.Enum):
 
 _FELT_N = 3.0
 _DEAD_ZONE = 0.06
-_FULL_AT_M, _FULL_AT_RAD = 0.022, 0.25  # error at which the device is fully deflected
+_FULL_AT, _FULL_AT_RAD = 1.5, 0.25  # error at which the device is fully deflected, in action scales and in rad
 _HOVER_M = 0.012  # between the lowest point of what is carried and the mouth of the port
 _SEARCH_LIMIT_S = 3.0
 _SEARCH_DEFLECTION = 0.12  # at most, sideways
@@ -301,7 +301,8 @@ class ScriptedOperator:
             elif stage is _Stage.SEARCH:
                 seen = np.exp(-self._ticks * self._task.control.period_s / _LOOK_CLOSER_S)
                 error[:2] = (goal.position - tcp.position)[:2] + seen * self._search_centre + self._search_offset()
-        deflection = np.concatenate([error[:3] / _FULL_AT_M, error[3:] / _FULL_AT_RAD]) * (1.0 + style.eagerness)
+        full_at_m = _FULL_AT * self._task.control.translation_scale_m
+        deflection = np.concatenate([error[:3] / full_at_m, error[3:] / _FULL_AT_RAD]) * (1.0 + style.eagerness)
         deflection = np.clip(deflection, -style.speed, style.speed)
         if stage is _Stage.LOWER and self._inserts:
             deflection[2] = -min(style.speed, 0.45)
