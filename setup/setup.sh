@@ -61,16 +61,16 @@ PROBE
 
 choose_python() { # sets python
     if [ -n "${RLDG_PYTHON:-}" ]; then
-        candidates=$RLDG_PYTHON
+        set -- "$RLDG_PYTHON"
     elif [ "$ros" = distro ]; then
         # rclpy's extension modules fit only the interpreter that they were built for: the one that runs ros2
-        candidates=$(sed -n '1s/^#! *\([^ ]*\).*/\1/p' "$(command -v ros2)")
-        case $candidates in */python*) ;; *) candidates=python3 ;; esac
+        set -- "$(sed -n '1s/^#! *\(.*python[^ ]*\).*/\1/p' "$(command -v ros2)")"
+        case $1 in */python*) ;; *) set -- python3 ;; esac
     else
-        candidates='python3 python3.12 python3.13 python3.11 python3.14'
+        set -- python3 python3.12 python3.13 python3.11 python3.14
     fi
     problems=
-    for candidate in $candidates; do
+    for candidate; do
         command -v "$candidate" >/dev/null || continue
         answer=$(probe_python "$candidate")
         case $answer in
@@ -87,7 +87,7 @@ choose_python() { # sets python
     if [ -n "$problems" ]; then
         printf '%s' "$problems" | sed 's/^/rldg: /' >&2
     else
-        say "looked for: $candidates; sudo apt-get install python3 python3-venv python3-dev"
+        say "looked for: $*; sudo apt-get install python3 python3-venv python3-dev"
     fi
     exit 1
 }

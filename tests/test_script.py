@@ -114,7 +114,9 @@ ALL_STAGES = ["venv", "pip", "uv", "colcon"]
 
 @pytest.fixture
 def checkout(tmp_path) -> Checkout:
-    return Checkout(tmp_path)
+    root = tmp_path / "a checkout"
+    root.mkdir()
+    return Checkout(root)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
@@ -245,6 +247,13 @@ def plan(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
 
+def verb_environment(checkout: Checkout, **env: str) -> dict[str, str]:
+    checkout.tool("python", STAND_IN.replace('echo "verb: $*"', "env"))
+    done = checkout.run("doctor", **env)
+    assert done.returncode == 0
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
 @pytest.fixture
 def with_ros(checkout) -> Checkout:
     """A checkout beside something that looks like a ROS 2 installation."""
@@ -264,10 +273,8 @@ def test_a_sourced_ros_is_built_on_with_its_own_python(with_ros, distro) -> None
 
 def test_a_sourced_ros_stays_in_the_environment_behind_the_workspace(with_ros) -> None:
     with_ros.tool("colcon", STAND_IN)
-    echo = STAND_IN.replace('echo "verb: $*"', 'echo "$PYTHONPATH $AMENT_PREFIX_PATH"')
-    with_ros.tool("python", echo)
-    done = with_ros.run("doctor", ROS_DISTRO="jazzy", PYTHONPATH="/ros/lib", AMENT_PREFIX_PATH="/ros")
-    python_path, prefixes = done.stdout.split()
+    seen = verb_environment(with_ros, ROS_DISTRO="jazzy", PYTHONPATH="/ros/lib", AMENT_PREFIX_PATH="/ros")
+    python_path, prefixes = seen["PYTHONPATH"], seen["AMENT_PREFIX_PATH"]
     root = with_ros.root
     assert prefixes == f"{root}/install:/ros"
     assert python_path.split(":")[0] == f"{root}/install/lib/python3.11/site-packages"
@@ -291,12 +298,39 @@ def test_wheels_are_used_where_only_the_variable_of_a_ros_is_left(checkout) -> N
 
 
 def test_nothing_of_another_ros_reaches_the_wheels(checkout) -> None:
-    checkout.tool(
-        "python", STAND_IN.replace('echo "verb: $*"', 'echo "$PYTHONPATH $AMENT_PREFIX_PATH $LD_LIBRARY_PATH"')
-    )
-    done = checkout.run("doctor", PYTHONPATH="/ros/py", AMENT_PREFIX_PATH="/ros", LD_LIBRARY_PATH="/ros/lib")
-    assert done.returncode == 0
-    assert "/ros" not in done.stdout
+    paths = {"PYTHONPATH": "/ros/py", "AMENT_PREFIX_PATH": "/ros", "LD_LIBRARY_PATH": "/ros/lib"}
+    seen = verb_environment(checkout, **paths)
+    assert [name for name in paths if "/ros" in seen[name]] == []
+
+
+DEFAULTS = {
+    "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    "RMW_IMPLEMENTATION": "rmw_fastrtps_cpp",
+    "MUJOCO_GL": "egl",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+def test_verbs_get_defaults_for_what_is_unset(checkout) -> None:
+    seen = verb_environment(checkout)
+    assert DEFAULTS.items() <= seen.items()
+    assert (seen["RLDG_CONFIG"], seen["RLDG_LAUNCH"]) == (f"{checkout.root}/config", f"{checkout.root}/launch")
+    assert "ROS_LOG_DIR" not in seen
+
+
+@pytest.mark.parametrize("name", [*DEFAULTS, "RLDG_CONFIG", "RLDG_LAUNCH"])
+def test_what_the_user_has_set_stays(checkout, name) -> None:
+    assert verb_environment(checkout, **{name: "mine"})[name] == "mine"
+
+
+def test_a_display_is_used_where_there_is_one(checkout) -> None:
+    assert "MUJOCO_GL" not in verb_environment(checkout, DISPLAY=":0")
+
+
+def test_without_a_home_the_ros_logs_go_into_the_checkout(checkout) -> None:
+    del checkout.env["HOME"]
+    assert verb_environment(checkout)["ROS_LOG_DIR"] == f"{checkout.root}/.rldg/ros"
 
 
 def test_a_machine_without_wheels_is_told_to_source_a_ros(checkout) -> None:
