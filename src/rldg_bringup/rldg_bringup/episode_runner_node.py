@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import rclpy
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -44,7 +44,7 @@ class EpisodeRunner:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain_id)
         self.node = Node("episode_runner", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor = EventsExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._goals = ActionClient(self.node, RunEpisodes, "episode_manager/run_episodes")
         self._report = EpisodeReport()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import traceback
 from collections.abc import Callable
@@ -40,6 +41,7 @@ def run(node_factory: Callable[[], BaseNode], args: list[str] | None = None) -> 
         node = node_factory()
         executor = EventsExecutor()
         executor.add_node(node)
+        gc.freeze()  # what start-up made stays; the collector need not walk it again and again beside the stream
         while rclpy.ok() and not stop:
             executor.spin_until_future_complete(Future(executor=executor), _POLL_S)
     except (KeyboardInterrupt, ExternalShutdownException):

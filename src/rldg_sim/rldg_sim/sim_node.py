@@ -298,18 +298,19 @@ class SimNode(BaseNode):
         self._pose_out.publish(PoseStamped(header=base, pose=pose_to_msg(state.tcp_pose)))
         self._twist_out.publish(TwistStamped(header=tcp, twist=twist_to_msg(state.tcp_twist)))
         self._wrench_out.publish(WrenchStamped(header=tcp, wrench=wrench_to_msg(state.wrench)))
-        self._joints_out.publish(
-            JointState(
-                header=base,
-                name=list(self.robot.joint_names),
-                position=state.joint_position_rad.tolist(),
-                velocity=state.joint_velocity_rad_s.tolist(),
-                effort=state.joint_effort_nm.tolist(),
-            )
-        )
         self._fingers_out.publish(
             JointState(header=tcp, name=["fr3_gripper_width"], position=[float(state.gripper_width_m)])
         )
+        if self._joints_out.get_subscription_count() > 0:
+            self._joints_out.publish(
+                JointState(
+                    header=base,
+                    name=list(self.robot.joint_names),
+                    position=state.joint_position_rad.tolist(),
+                    velocity=state.joint_velocity_rad_s.tolist(),
+                    effort=state.joint_effort_nm.tolist(),
+                )
+            )
 
     def _publish_truth(self) -> None:
         truth = self._cell.truth()
@@ -321,7 +322,8 @@ class SimNode(BaseNode):
     def _publish_image(self) -> None:
         image = self._cell.image("wrist")
         self._image_out.publish(image_to_msg(image, self._stamp_ns, self.robot.camera_frame))
-        self._info_out.publish(self._camera_info())
+        if self._info_out.get_subscription_count() > 0:
+            self._info_out.publish(self._camera_info())
 
     def _publish_scene_if_watched(self) -> None:
         if self._scene_out.get_subscription_count() > 0:
