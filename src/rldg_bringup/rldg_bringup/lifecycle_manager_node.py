@@ -33,9 +33,11 @@ from rldg_bringup.lifecycle_plan import Event, Level, LifecyclePlan, Request, St
 
 _TICK_S = 0.05
 _REPORT_S = 1.0
-_QUESTION_TIMEOUT_S = 2.0
-_RETRY_S = 0.25  # between questions to a node whose state is unknown
-_CHECK_S = 1.0  # between questions to the known ones, one node at a time
+_QUESTION_TIMEOUT_S = 5.0
+# Between questions to a node of unknown state. Short, because questions get lost: the services of a killed process
+# stay in the graph for seconds, and those of a new one are seen before the way back is known to it.
+_RETRY_S = 0.3
+_CHECK_S = 1.0  # between questions to the others, one node at a time
 _DOWN_S = 4.0  # for bringing down on a signal; a launch sends SIGTERM after five
 
 
@@ -62,7 +64,7 @@ class LifecycleManagerNode(Node):
             reconnect=reconnect,
         )
         self._names = [event.node for event in self.plan.status()]
-        self._questions: dict[str, tuple[Future, float]] = {}
+        self._questions: list[tuple[Client, Future, float]] = []
         self._asked_at = dict.fromkeys(self._names, 0.0)
         self._turn = 0
         self._next_check = 0.0
@@ -125,18 +127,17 @@ class LifecycleManagerNode(Node):
     def tick(self) -> None:
         """One round: look at answers, ask, take the next step, tell."""
         now = time.monotonic()
-        for name, (future, asked_at) in list(self._questions.items()):
-            if now - asked_at > _QUESTION_TIMEOUT_S:
-                self._get_state[name].remove_pending_request(future)
-                del self._questions[name]
+        while self._questions and now - self._questions[0][2] > _QUESTION_TIMEOUT_S:
+            client, future, _ = self._questions.pop(0)
+            client.remove_pending_request(future)
         for name in self.plan.unclear():
             if now - self._asked_at[name] >= _RETRY_S:
                 self._ask(name, now)
         if self._names and now >= self._next_check:
             self._next_check = now + _CHECK_S
-            name = self._names[self._turn % len(self._names)]
             self._turn += 1
-            self._ask(name, now)
+            # the node that is in a transition first: the answer to a request can get lost as well
+            self._ask(self.plan.busy or self._names[self._turn % len(self._names)], now)
         for name in self._names:
             if self.plan.state(name) != State.UNKNOWN and not self._get_state[name].service_is_ready():
                 self.plan.on_left(name)
@@ -152,14 +153,13 @@ class LifecycleManagerNode(Node):
 
     def _ask(self, name: str, now: float) -> None:
         client = self._get_state[name]
-        if name in self._questions or not client.service_is_ready():
+        if not client.service_is_ready():
             return
         self._asked_at[name] = now
         future = client.call_async(GetState.Request())
-        self._questions[name] = future, now
+        self._questions.append((client, future, now))
 
         def on_answer(future: Future) -> None:
-            self._questions.pop(name, None)
             answer = future.result()
             # 10 and above are states within a transition, whose end will be told
             if answer is not None and answer.current_state.id <= State.FINALIZED:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_FIRST_BEAT_S = 2.0  # for the first heartbeat to arrive: publisher and subscription find each other in their own time
 _OVERTAKEN_S = 1.0  # a question asked this long after a request is answered after it by a node that lives
 
 
@@ -73,7 +74,7 @@ class _Node:
     name: str
     state: State = State.UNKNOWN
     changed_at: float = -math.inf  # when it was last asked for a transition, or answered
-    heard_at: float | None = None  # last heartbeat; None: none since it (re)appeared, so silence means nothing yet
+    heard_at: float | None = None  # last heartbeat; None where it is not there
     refused: bool = False  # a transition failed; not asked again before it was away
     lost: bool = False  # was up, is or was gone, and has not been brought up again
     was_up: bool = False
@@ -84,8 +85,8 @@ class _Node:
 class LifecyclePlan:
     """The decisions of the manager. Times are seconds of one steady clock.
 
-    ``heartbeat_timeout_s`` 0 switches the watch off; ``transition_timeout_s`` bounds one transition; with ``reconnect``
-    false, lost nodes are reported but not brought up again.
+    Every node is expected to send heartbeats; ``heartbeat_timeout_s`` 0 switches the watch off. ``transition_timeout_s``
+    bounds one transition; with ``reconnect`` false, lost nodes are reported but not brought up again.
     """
 
     def __init__(
@@ -148,12 +149,19 @@ class LifecyclePlan:
         events, self._events = self._events, []
         return events
 
+    @property
+    def busy(self) -> str | None:
+        """The node whose answer to a request is awaited."""
+        return self._pending[0].node if self._pending is not None else None
+
     def unclear(self) -> list[str]:
         """Nodes whose state should be asked for: those not known to be there."""
         return [node.name for node in self._nodes.values() if node.state == State.UNKNOWN]
 
     def on_heartbeat(self, name: str, now: float) -> None:
-        self._nodes[name].heard_at = now
+        node = self._nodes[name]
+        if node.state != State.UNKNOWN:
+            node.heard_at = now
 
     def on_state(self, name: str, state: State, asked_at: float, now: float) -> None:
         """A node's answer to a question for its primary state."""
@@ -163,12 +171,11 @@ class LifecyclePlan:
         if self._pending is not None and self._pending[0].node == name:
             if asked_at < self._pending[1] + _OVERTAKEN_S:
                 return
-            # it answers a later question, so that the request before it went to a process that is no more
+            # it answers a later question: the request before it, or its answer, was lost with a process or on the way
             self._pending = None
         node.state = state
-        if node.heard_at is not None:
-            node.heard_at = now
         if before == State.UNKNOWN:
+            node.heard_at = now + _FIRST_BEAT_S
             node.refused = False
             still = " and still active" if state == State.ACTIVE else f", {_word(state)}"
             self._tell(node, Level.OK, f"is back{still}" if node.lost else _word(state))
@@ -195,7 +202,7 @@ class LifecyclePlan:
         self._nodes[request.node].changed_at = now
         node, verb = self._nodes[request.node], request.transition.name.lower()
         if node.heard_at is not None:
-            node.heard_at = now  # it may have been too busy to beat
+            node.heard_at = max(node.heard_at, now)  # it may have been too busy to beat
         if success:
             node.state = _LEADS_TO[request.transition]
             self._tell(node, Level.OK, _word(node.state))
@@ -228,13 +235,12 @@ class LifecyclePlan:
             self._nodes[request.node].state = State.UNKNOWN
         late = now - self._watched_at > self._heartbeat_timeout_s / 2.0
         self._watched_at = now
-        busy = self._pending[0].node if self._pending is not None else None
         for node in self._nodes.values():
             if node.heard_at is None or self._heartbeat_timeout_s <= 0.0:
                 continue
             # a transition may take the node's time; and where this manager came late itself, beats wait in its queue
-            if node.name == busy or late:
-                node.heard_at = now
+            if node.name == self.busy or late:
+                node.heard_at = max(node.heard_at, now)
             silent_s = now - node.heard_at
             if silent_s > self._heartbeat_timeout_s:
                 self._lose(node, f"no heartbeat for {silent_s:.2f} s: its process died or hangs")

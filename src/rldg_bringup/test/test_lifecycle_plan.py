@@ -206,6 +206,19 @@ def test_a_restart_faster_than_the_heartbeat_timeout_is_noticed_when_asked() -> 
     assert graph.run() == [("b", C), ("b", A)]
 
 
+def test_a_node_that_dies_before_its_first_heartbeat_is_noticed_too() -> None:
+    plan = LifecyclePlan(["a"], heartbeat_timeout_s=0.5)
+    plan.startup()
+    plan.on_state("a", State.UNCONFIGURED, 0.0, 0.0)
+    plan.on_answer(plan.next(0.1) or Request("", C), False, 0.2)
+    for tick in range(3, 40):
+        plan.next(tick * 0.1)
+    (refused, lost) = (event.text for event in plan.take_events() if event.level == Level.ERROR)
+    assert refused.startswith("configure failed") and lost.startswith("no heartbeat")
+    plan.on_state("a", State.UNCONFIGURED, 5.0, 5.0)
+    assert plan.next(5.1) == Request("a", C)  # restarted, it is asked again
+
+
 def test_a_node_that_leaves_the_graph_is_lost_at_once() -> None:
     graph = running()
     graph.kill("b")
@@ -250,6 +263,16 @@ def test_a_node_restarted_during_its_transition_is_asked_again() -> None:
     assert plan.next(0.4) is None
     plan.on_state("a", State.UNCONFIGURED, 1.2, 1.3)
     assert plan.next(1.4) == Request("a", C)
+
+
+def test_a_lost_answer_is_made_up_for_by_the_next_question() -> None:
+    plan = LifecyclePlan(["a"])
+    plan.startup()
+    plan.on_state("a", State.UNCONFIGURED, 0.0, 0.0)
+    assert plan.next(0.1) == Request("a", C)
+    assert plan.busy == "a"
+    plan.on_state("a", State.INACTIVE, 1.2, 1.3)
+    assert plan.next(1.4) == Request("a", A)
 
 
 def test_an_answer_older_than_a_transition_does_not_undo_it() -> None:
