@@ -339,7 +339,8 @@ class ArbiterNode(BaseNode):
 
     def _on_select(self, request: SelectPolicy.Request, response: SelectPolicy.Response) -> SelectPolicy.Response:
         response.previous = self._door.selected
-        response.message = self._door.select(request.policy_id, self.now_ns())
+        now_ns = max(self._ticked_ns, 0) if self.lockstep else self.now_ns()
+        response.message = self._door.select(request.policy_id, now_ns)
         response.success = not response.message
         self.get_logger().info(f"select policy {request.policy_id!r}: {response.message or 'done'}")
         return response
