@@ -85,8 +85,8 @@ class _Node:
 class LifecyclePlan:
     """The decisions of the manager. Times are seconds of one steady clock.
 
-    Every node is expected to send heartbeats; ``heartbeat_timeout_s`` 0 switches the watch off. ``transition_timeout_s``
-    bounds one transition; with ``reconnect`` false, lost nodes are reported but not brought up again.
+    Every node has to send heartbeats; ``heartbeat_timeout_s`` 0 switches the watch off. ``transition_timeout_s``
+    bounds a transition; with ``reconnect`` false, lost nodes are reported but not brought up again.
     """
 
     def __init__(
