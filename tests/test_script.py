@@ -315,11 +315,11 @@ DEFAULTS = {
 def test_verbs_get_defaults_for_what_is_unset(checkout) -> None:
     seen = verb_environment(checkout)
     assert DEFAULTS.items() <= seen.items()
-    assert (seen["RLDG_CONFIG"], seen["RLDG_LAUNCH"]) == (f"{checkout.root}/config", f"{checkout.root}/launch")
+    assert seen["RLDG_CONFIG"] == f"{checkout.root}/config"
     assert "ROS_LOG_DIR" not in seen
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, "RLDG_CONFIG", "RLDG_LAUNCH"])
+@pytest.mark.parametrize("name", [*DEFAULTS, "RLDG_CONFIG"])
 def test_what_the_user_has_set_stays(checkout, name) -> None:
     assert verb_environment(checkout, **{name: "mine"})[name] == "mine"
 
