@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import time
+from collections import deque
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, TwistStamped
@@ -38,6 +40,7 @@ _CONTROLLER = "cartesian_impedance_controller"
 _WATCHED = ("observer", "episode_manager")
 _HEARTBEAT_TIMEOUT_S = 0.5  # heartbeats come every 0.1 s
 _ARM_TIMEOUT_S = 0.3
+_FOREIGN_S = 1.0  # how long a target of somebody else is held against it
 _MISSED_PERIODS = 2.2  # an observation later than this many periods after the last one is missing: one may be lost
 _MODES = {4: "reflex: clear the cause, then call arbiter/recover", 5: "user stop: release the button at the robot"}
 _WAITABLE = ("operator", "policy")
@@ -86,6 +89,8 @@ class ArbiterNode(BaseNode):
         self._heard_s: dict[str, float] = {}  # wall time of the last message of each sender
         self._mode = 0
         self._rivals = ""
+        self._sent: deque[tuple[int, int]] = deque(maxlen=20)  # stamps of the last targets
+        self._foreign_s = -_FOREIGN_S  # wall time of the last target that somebody else sent
         self._observer_trouble = ""
         self._gripper_closed = False
         self._motion: tuple[ResetMotion, int] | None = None
@@ -103,6 +108,7 @@ class ArbiterNode(BaseNode):
         self.create_service(SelectPolicy, "arbiter/select_policy", self._on_select)
         self.create_service(SetBool, "arbiter/estop", self._on_estop)
         self.create_service(Trigger, "arbiter/recover", self._on_recover)
+        self.create_subscription(PoseStamped, "target_pose", self._on_any_target, qos.reliable(10), raw=True)
         self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
         self.listen(Episode, "episode", self._on_episode, qos.latched())
         self.listen(PoseStamped, "current_pose", self._on_pose, qos.stream(self.lockstep))
@@ -197,9 +203,20 @@ class ArbiterNode(BaseNode):
             if status.name == "observer: inputs":
                 self._observer_trouble = "" if status.level == DiagnosticStatus.OK else status.message
 
+    def _on_any_target(self, raw: bytes) -> None:
+        """A target that this node did not send. Raw: 4 bytes of encapsulation, then seconds and nanoseconds of the stamp."""
+        if self.active and struct.unpack_from("<iI", raw, 4) not in self._sent:
+            self._foreign_s = time.monotonic()
+            self._look_for_rivals()
+
     def _look_for_rivals(self) -> None:
-        """Another publisher of commands: the controller would ignore both, or obey either."""
-        if self.count_publishers(self._target.topic_name) <= 1:
+        """Another publisher of commands: the controller would ignore both, or obey either.
+
+        A publisher of the name of this node counts only while it sends: that of a killed predecessor stays in the graph
+        for some seconds.
+        """
+        foreign = time.monotonic() - self._foreign_s < _FOREIGN_S
+        if self.count_publishers(self._target.topic_name) <= 1 and not foreign:
             self._rivals = ""
             return
         names = {
@@ -207,7 +224,7 @@ class ArbiterNode(BaseNode):
             for info in self.get_publishers_info_by_topic(self._target.topic_name)
         }
         names.discard(self.get_fully_qualified_name())
-        self._rivals = ", ".join(sorted(names)) or "a second arbiter"
+        self._rivals = ", ".join(sorted(names)) or ("a second arbiter" if foreign else "")
 
     # a tick
 
@@ -249,7 +266,9 @@ class ArbiterNode(BaseNode):
         self.report("arm", ERROR if step.reason else OK, step.reason, source=step.source.name.lower())
 
     def _publish(self, step: Step) -> None:
-        self._target.publish(convert.stamped_pose_to_msg(step.target, step.stamp_ns, self.robot.base_frame))
+        target = convert.stamped_pose_to_msg(step.target, step.stamp_ns, self.robot.base_frame)
+        self._sent.append((target.header.stamp.sec, target.header.stamp.nanosec))
+        self._target.publish(target)
         self._gripper.publish(Float64(data=0.0 if step.executed.gripper_closed else 1.0))
         self._step.publish(convert.step_to_msg(step, self.robot.base_frame))
 

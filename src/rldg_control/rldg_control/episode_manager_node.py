@@ -16,6 +16,7 @@ from rldg_interfaces.action import RunEpisodes
 from rldg_interfaces.msg import Episode
 from rldg_interfaces.msg import Observation as ObservationMsg
 from rldg_interfaces.srv import LabelEpisode, ResetScene
+from std_msgs.msg import Header
 
 from rldg_control.episode_flow import EpisodeFlow, Run
 from rldg_control.rendezvous import Rendezvous
@@ -29,6 +30,8 @@ from rldg_ros.main import run
 
 _SILENCE_S = 1.0  # of wall time without an observation: reported, and a cancelled run is then ended without one
 _ABORT_S = 10.0  # of wall time without an observation: a run is ended
+_NEEDED = ("observer", "arbiter", "cartesian_impedance_controller")
+_HEARTBEAT_TIMEOUT_S = 1.0  # of wall time; heartbeats come every 0.1 s
 _FEEDBACK_EVERY = 10  # observations
 _RESET_TIMEOUT_S = 30.0  # of wall time
 
@@ -57,6 +60,7 @@ class EpisodeManagerNode(BaseNode):
         self._truth: dict[str, Pose] = {}
         self._observation: Observation | None = None
         self._heard_s = time.monotonic()
+        self._beats_s: dict[str, float] = {}  # of those who were ever heard: a real arm's controller does not beat
         self._judged_ns = -1
         self._rendezvous = Rendezvous(("observation", *self._judge.awaited), self._timeout_s)
         self._reset_sent_s: float | None = None
@@ -74,6 +78,7 @@ class EpisodeManagerNode(BaseNode):
             goal_callback=self._on_goal,
             cancel_callback=self._on_cancel,
         )
+        self.listen(Header, "heartbeat", self._on_heartbeat, qos.reliable(50))
         self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
         stream = qos.stream(self.lockstep)
         for name in self._judge.awaited:
@@ -99,6 +104,10 @@ class EpisodeManagerNode(BaseNode):
             if self._flow.run is not None and self._flow.run.message:
                 self._end_without_observation()
             self._wake()
+        if self._judge.status.phase is Phase.RUNNING and self._flow.run is not None and not self._flow.run.message:
+            dead = [name for name, beat_s in self._beats_s.items() if now_s - beat_s > _HEARTBEAT_TIMEOUT_S]
+            if dead:
+                self._flow.end_run(f"{dead[0]} died or hangs: no heartbeat")
         if self._reset_sent_s is not None and now_s - self._reset_sent_s > _RESET_TIMEOUT_S:
             self._reset_answered(None, f"service reset_scene did not answer within {_RESET_TIMEOUT_S:.0f} s")
         late = self._rendezvous.expire() if self.lockstep else []
@@ -124,6 +133,10 @@ class EpisodeManagerNode(BaseNode):
         self.report("observation", OK)
         self._rendezvous.arrive("observation", self._observation.stamp_ns)
         self._judge_if_complete()
+
+    def _on_heartbeat(self, msg: Header) -> None:
+        if msg.frame_id in _NEEDED:
+            self._beats_s[msg.frame_id] = time.monotonic()
 
     def _on_truth(self, name: str, msg: PoseStamped) -> None:
         if msg.header.frame_id != self.robot.base_frame:

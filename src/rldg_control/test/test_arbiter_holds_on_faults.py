@@ -128,3 +128,14 @@ def test_a_reset_while_the_arm_moves_holds_it_first(graph: Graph) -> None:
     resetting = {e.stamp_ns for e in graph.probe.episodes if e.phase is Phase.RESETTING}
     steps = [s for s in graph.probe.steps if s.observation_stamp_ns in resetting]
     assert steps and all(step.source in (Source.HOLD, Source.RESET) for step in steps[1:])
+
+
+def test_a_second_arbiter_counts_when_it_sends_and_not_while_it_is_only_listed(graph: Graph) -> None:
+    twin = Node("arbiter", context=graph.bench.context)
+    publisher = twin.create_publisher(PoseStamped, "target_pose", qos.reliable())
+    graph.bench.add(twin)
+    assert graph.bench.spin(lambda: graph.arbiter.count_publishers("target_pose") == 2)
+    assert all(step.source is Source.POLICY for step in graph.next_steps(5)), graph.reasons()[-5:]
+    publisher.publish(PoseStamped())
+    assert _holds(graph, "second publisher on target_pose: a second arbiter"), graph.reasons()[-3:]
+    assert graph.bench.spin(lambda: graph.step.source is Source.POLICY), graph.reasons()[-3:]

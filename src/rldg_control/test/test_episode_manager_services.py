@@ -118,3 +118,12 @@ def test_deactivation_ends_the_run(graph: Graph) -> None:
     graph.manager.trigger_deactivate()
     answer = _result(graph, goal)
     assert answer.status == GoalStatus.STATUS_ABORTED and "deactivated" in answer.result.message
+
+
+def test_a_run_ends_when_the_arbiter_dies_under_it(graph: Graph) -> None:
+    goal = graph.run_episodes(3)
+    _spin_to(graph, Phase.RUNNING)
+    graph.bench.remove(graph.arbiter)
+    answer = _result(graph, goal)
+    assert answer.status == GoalStatus.STATUS_ABORTED and "arbiter died or hangs" in answer.result.message
+    assert [e.outcome for e in graph.probe.episodes if e.phase is Phase.ENDED] == [Outcome.ABORTED]

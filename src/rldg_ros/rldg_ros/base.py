@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ _LOG_AGAIN_S = 5.0
 OK = DiagnosticStatus.OK
 WARN = DiagnosticStatus.WARN
 ERROR = DiagnosticStatus.ERROR
+
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 _M = TypeVar("_M")
 _Values = dict[str, object]
@@ -133,7 +136,7 @@ class BaseNode(LifecycleNode):
         if level != before[0]:
             self._publish_diagnostics()
         if level != before[0] or (level != OK and message != before[1]):
-            self._log(check, level, message)
+            self._log(check, level, message, changed=level != before[0])
 
     def now_ns(self) -> int:
         """The node clock (simulated where ``use_sim_time`` is set)."""
@@ -249,13 +252,13 @@ class BaseNode(LifecycleNode):
             )
         self._diagnostics.publish(array)
 
-    def _log(self, check: str, level: bytes, message: str) -> None:
-        """Log a change; the same text about the same check not again within 5 s."""
-        now = time.monotonic()
+    def _log(self, check: str, level: bytes, message: str, changed: bool) -> None:
+        """Log a change of level or cause; a text that differs in its numbers only is logged again after 5 s."""
+        now, cause = time.monotonic(), _NUMBER.sub("#", message)
         text, when = self._logged.get(check, ("", 0.0))
-        if message == text and now - when < _LOG_AGAIN_S:
+        if not changed and cause == text and now - when < _LOG_AGAIN_S:
             return
-        self._logged[check] = (message, now)
+        self._logged[check] = (cause, now)
         line = f"{check}: {message}" if message else f"{check}: recovered"
         logger = self.get_logger()
         if level == OK:
