@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from rich.console import Console
 
 from rldg_bringup.domain import lease_domain
 from rldg_bringup.episode_report import EpisodeReport, TickStatistics, tick_statistics
 from rldg_bringup.launch_runner import Launch
-from rldg_bringup.pictures import Film, contact_sheet, evenly_spaced
+from rldg_bringup.pictures import Film, Image, contact_sheet, evenly_spaced
 from rldg_bringup.up import launch_file
 from rldg_core.task import load_task
-from rldg_core.types import Change, Outcome, Source
+from rldg_core.types import Change, Observation, Outcome, Source
 
 _READY_TIMEOUT_S = 90.0
 _SHEET_COLUMNS = 6
@@ -40,8 +40,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     """Run the verb; returns 0 if every episode succeeded, else 1."""
-    from rich.console import Console
-
     options = _arguments(argv)
     console = Console(highlight=False)
     try:
@@ -78,21 +76,17 @@ def main(argv: list[str]) -> int:
 
 
 def _run(
-    options: argparse.Namespace, rate_hz: float, console: object
-) -> tuple[list[EpisodeReport], list[tuple[str, list[npt.NDArray[np.uint8]]]]]:
+    options: argparse.Namespace, rate_hz: float, console: Console
+) -> tuple[list[EpisodeReport], list[tuple[str, list[Image]]]]:
     """Run the episodes with a progress line; returns their reports and the rows of the contact sheet."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rldg_interfaces.msg import Observation
-    from sensor_msgs.msg import Image
 
     from rldg_bringup.episode_runner_node import EpisodeRunner
-    from rldg_ros import qos
-    from rldg_ros.conversions import image_from_msg
 
     reports: list[EpisodeReport] = []
-    rows: list[tuple[str, list[npt.NDArray[np.uint8]]]] = []
-    frames: list[npt.NDArray[np.uint8]] = []
-    scene: list[npt.NDArray[np.uint8]] = []
+    rows: list[tuple[str, list[Image]]] = []
+    frames: list[Image] = []
+    scene: list[Image] = []
 
     with (
         EpisodeRunner() as runner,
@@ -102,23 +96,17 @@ def _run(
         ) as progress,
     ):
 
-        def on_scene(msg: Image) -> None:
-            scene[:] = [image_from_msg(msg)]
+        def on_scene(image: Image) -> None:
+            scene[:] = [image]
 
-        def on_observation(msg: Observation) -> None:
-            if not msg.episode_id or not scene:
-                return
-            wrist = image_from_msg(msg.image)
-            if wrist.shape != scene[0].shape:
-                return
-            frame = np.concatenate([scene[0], wrist], axis=1)
-            film.add(frame)
-            frames.append(frame)
+        def on_observation(observation: Observation) -> None:
+            if observation.episode_id and scene and scene[0].shape == observation.image.shape:
+                frames.append(np.concatenate([scene[0], observation.image], axis=1))
+                film.add(frames[-1])
 
         line = progress.add_task("starting the nodes", total=options.episodes)
         runner.wait_until_ready(_READY_TIMEOUT_S)
-        runner.listen(Image, "scene/color/image_raw", on_scene, qos.reliable())
-        runner.listen(Observation, "observation", on_observation, qos.reliable(5))
+        runner.watch(on_scene, on_observation)
         progress.update(line, description="episodes")
         for report in runner.run_episodes(options.episodes, options.seed, options.scene):
             reports.append(report)
@@ -129,8 +117,7 @@ def _run(
     return reports, rows
 
 
-def _print_table(console: object, reports: list[EpisodeReport]) -> None:
-    from rich.console import Console
+def _print_table(console: Console, reports: list[EpisodeReport]) -> None:
     from rich.table import Table
 
     table = Table("seed", "outcome", "time [s]", "steps", "driven by", "limited", title="Episodes")
@@ -150,7 +137,6 @@ def _print_table(console: object, reports: list[EpisodeReport]) -> None:
     mean_s = np.mean([report.duration_s for report in successes]) if successes else float("nan")
     human = sum(report.sources[Source.HUMAN] for report in reports)
     total = sum(len(report.steps) for report in reports)
-    assert isinstance(console, Console)
     console.print(table)
     console.print(
         f"{len(successes)} of {len(reports)} succeeded, mean cycle time {mean_s:.1f} s, "
@@ -158,10 +144,7 @@ def _print_table(console: object, reports: list[EpisodeReport]) -> None:
     )
 
 
-def _print_ticks(console: object, ticks: TickStatistics) -> None:
-    from rich.console import Console
-
-    assert isinstance(console, Console)
+def _print_ticks(console: Console, ticks: TickStatistics) -> None:
     console.print(
         f"{ticks.ticks} ticks, {ticks.missed} missed, period error p99 {ticks.period_error_p99_ms:.1f} ms, "
         f"observation to command p50 {ticks.command_age_p50_ms:.0f} ms, p99 {ticks.command_age_p99_ms:.0f} ms"

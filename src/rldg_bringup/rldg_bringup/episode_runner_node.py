@@ -16,18 +16,22 @@ from typing import Any, TypeVar
 import rclpy
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from rldg_interfaces.action import RunEpisodes
 from rldg_interfaces.msg import Episode, Step
+from rldg_interfaces.msg import Observation as ObservationMsg
 from rldg_interfaces.srv import SelectPolicy
+from sensor_msgs.msg import Image as ImageMsg
 from std_srvs.srv import Trigger
 
 from rldg_bringup.episode_report import EpisodeReport
+from rldg_bringup.pictures import Image
+from rldg_core.types import Observation
 from rldg_ros import qos
-from rldg_ros.conversions import episode_from_msg, step_from_msg
+from rldg_ros.conversions import episode_from_msg, image_from_msg, observation_from_msg, step_from_msg
+from rldg_ros.main import make_executor
 
 _M = TypeVar("_M")
 _SPIN_S = 0.05
@@ -44,7 +48,7 @@ class EpisodeRunner:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain_id)
         self.node = Node("episode_runner", context=self._context)
-        self._executor = EventsExecutor(context=self._context)
+        self._executor = make_executor(self._context)
         self._executor.add_node(self.node)
         self._goals = ActionClient(self.node, RunEpisodes, "episode_manager/run_episodes")
         self._report = EpisodeReport()
@@ -64,6 +68,13 @@ class EpisodeRunner:
     def listen(self, kind: type[_M], topic: str, handler: Callable[[_M], object], profile: QoSProfile) -> None:
         """Have ``handler`` called with the messages of a topic while this object spins."""
         self.node.create_subscription(kind, topic, handler, profile)
+
+    def watch(self, on_scene: Callable[[Image], object], on_observation: Callable[[Observation], object]) -> None:
+        """Have the scene camera's images, shape (side, side, 3), and the observations handed over."""
+        self.listen(ImageMsg, "scene/color/image_raw", lambda msg: on_scene(image_from_msg(msg)), qos.reliable())
+        self.listen(
+            ObservationMsg, "observation", lambda msg: on_observation(observation_from_msg(msg)), qos.reliable(5)
+        )
 
     def spin(self, seconds: float) -> None:
         """Serve callbacks for that long."""

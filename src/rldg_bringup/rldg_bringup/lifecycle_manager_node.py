@@ -21,7 +21,6 @@ from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.client import Client
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -30,6 +29,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from rldg_bringup.lifecycle_plan import Event, Level, LifecyclePlan, Request, State
+from rldg_ros.main import make_executor
 
 _TICK_S = 0.05
 _REPORT_S = 1.0
@@ -214,7 +214,7 @@ def main(args: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     node = LifecycleManagerNode()
-    executor = EventsExecutor()  # a third of the processor time; to be spun with a bound only
+    executor = make_executor()
     executor.add_node(node)
     while not stop:
         executor.spin_once(0.1)

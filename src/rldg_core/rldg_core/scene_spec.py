@@ -23,11 +23,11 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every part of the scene description: immutable, and an unknown key is an error."""
 
 
-class Rectangle(_Strict, tag="rectangle", tag_field="shape", kw_only=True):
+class Rectangle(_Strict, frozen=True, tag="rectangle", tag_field="shape", kw_only=True):
     size_m: tuple[Size, Size]  # x, y
 
 
-class Stadium(_Strict, tag="stadium", tag_field="shape", kw_only=True):
+class Stadium(_Strict, frozen=True, tag="stadium", tag_field="shape", kw_only=True):
     """A rectangle whose two short sides are half circles (USB-C)."""
 
     size_m: tuple[Size, Size]  # x, y; x is the longer
@@ -37,11 +37,11 @@ class Stadium(_Strict, tag="stadium", tag_field="shape", kw_only=True):
             raise ValueError(f"size_m: x {self.size_m[0]} must be longer than y {self.size_m[1]}")
 
 
-class Circle(_Strict, tag="circle", tag_field="shape", kw_only=True):
+class Circle(_Strict, frozen=True, tag="circle", tag_field="shape", kw_only=True):
     diameter_m: Size
 
 
-class Polygon(_Strict, tag="polygon", tag_field="shape", kw_only=True):
+class Polygon(_Strict, frozen=True, tag="polygon", tag_field="shape", kw_only=True):
     """A convex outline, corners counter-clockwise seen from +z."""
 
     points_m: Annotated[tuple[tuple[Offset, Offset], ...], msgspec.Meta(min_length=3, max_length=32)]
@@ -57,7 +57,7 @@ class Polygon(_Strict, tag="polygon", tag_field="shape", kw_only=True):
 Outline = Rectangle | Stadium | Circle | Polygon
 
 
-class Held(_Strict, kw_only=True):
+class Held(_Strict, frozen=True, kw_only=True):
     """What the closed fingers hold from the start: a grip with a shaft of constant outline that goes into the port."""
 
     outline: Outline  # of the shaft, in the TCP frame's x and y
@@ -68,7 +68,7 @@ class Held(_Strict, kw_only=True):
     grip_rgb: RGB = (0.08, 0.08, 0.09)
 
 
-class Port(_Strict, tag="port", tag_field="kind", kw_only=True):
+class Port(_Strict, frozen=True, tag="port", tag_field="kind", kw_only=True):
     """A block with one straight hole."""
 
     clearance_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.01)]  # each side
@@ -86,7 +86,7 @@ class Port(_Strict, tag="port", tag_field="kind", kw_only=True):
     decoys: bool = False  # other outlines painted on the board, as on the FMB board
 
 
-class Bowl(_Strict, tag="bowl", tag_field="kind", kw_only=True):
+class Bowl(_Strict, frozen=True, tag="bowl", tag_field="kind", kw_only=True):
     radius_m: Size  # of the rim
     height_m: Size
     rgb: RGB = (0.75, 0.2, 0.2)
@@ -100,7 +100,7 @@ class PartShape(enum.StrEnum):
     ELLIPSOID = "ellipsoid"  # size_m: radii x, y, z
 
 
-class Part(_Strict, kw_only=True):
+class Part(_Strict, frozen=True, kw_only=True):
     """One primitive of a free object."""
 
     shape: PartShape
@@ -116,12 +116,12 @@ class Part(_Strict, kw_only=True):
             raise ValueError(f"size_m: a {self.shape.value} needs {needed} values, got {len(self.size_m)}")
 
 
-class FreeObject(_Strict, kw_only=True):
+class FreeObject(_Strict, frozen=True, kw_only=True):
     parts: Annotated[tuple[Part, ...], msgspec.Meta(min_length=1, max_length=16)]
     mass_kg: Annotated[float, msgspec.Meta(gt=0.0, le=2.0)] = 0.08
 
 
-class Simulation(_Strict, kw_only=True):
+class Simulation(_Strict, frozen=True, kw_only=True):
     """Geometry shared by all scenes of a task."""
 
     fixture: Port | Bowl
@@ -140,7 +140,7 @@ class Surface(enum.StrEnum):
 _NEUTRAL: tuple[RGB, ...] = ((0.62, 0.62, 0.6), (0.45, 0.47, 0.5), (0.75, 0.72, 0.66), (0.3, 0.32, 0.36))
 
 
-class SceneSpec(_Strict, kw_only=True):
+class SceneSpec(_Strict, frozen=True, kw_only=True):
     """A variant of a task: seen or unseen object, background and light. Drawn anew, from the seed, at every reset."""
 
     name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]*$", max_length=64)]
