@@ -201,10 +201,10 @@ class ArbiterNode(BaseNode):
         """The observer falls silent when its inputs are wrong; its diagnostics say why, and the step repeats it."""
         for status in msg.status:
             if status.name == "observer: inputs":
-                self._observer_trouble = "" if status.level == DiagnosticStatus.OK else status.message
+                self._observer_trouble = status.message if status.level == DiagnosticStatus.ERROR else ""
 
     def _on_any_target(self, raw: bytes) -> None:
-        """A target that this node did not send. Raw: 4 bytes of encapsulation, then seconds and nanoseconds of the stamp."""
+        """A target that this node did not send. Raw: 4 bytes of encapsulation, then the stamp (s, ns)."""
         if self.active and struct.unpack_from("<iI", raw, 4) not in self._sent:
             self._foreign_s = time.monotonic()
             self._look_for_rivals()

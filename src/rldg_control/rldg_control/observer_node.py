@@ -140,11 +140,10 @@ class ObserverNode(BaseNode):
         return self._rendezvous.complete(self._image_ns)
 
     def _assemble(self, now_ns: int) -> None:
-        if self._image_ns <= self._published_ns:
+        if 0 <= self._image_ns <= self._published_ns:
             age_s = (now_ns - self._image_ns) * 1e-9
-            self.report(
-                "inputs", ERROR, f"camera: no new image since the last observation (newest is {age_s:.2f} s old)"
-            )
+            lost = age_s > self.task.safety.max_observation_age_s
+            self.report("inputs", ERROR if lost else WARN, f"camera: no new image, the newest is {age_s:.2f} s old")
             return
         observation = self._assembler.assemble(now_ns)
         if observation is None:
