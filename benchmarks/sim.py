@@ -1,9 +1,9 @@
 """How fast the simulation steps in one process, and how that compares with gym-hil and robosuite on the same machine.
 
 One step is one control period: 10 Hz control over 1 kHz physics (peers: 10 Hz over their own 500 Hz), with an image of
-the wrist camera of 128 x 128 pixels. Rates are per second of process CPU time, the median of several blocks, because wall
-time on a busy machine measures the neighbours; the wall rates are figures of their own. Peers run in their own process,
-with their own rendering settings and once more with shadows and multisampling off, which are our settings.
+the wrist camera of 128 x 128 pixels. Rates are per second of process CPU time, the median of several blocks, because
+wall time on a busy machine measures the neighbours; the wall rates are figures of their own. Peers run in their own
+process, with their own rendering settings and once more with shadows and multisampling off, which are our settings.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ def main(argv: list[str]) -> dict[str, float]:
     parser = argparse.ArgumentParser(prog="rldg bench sim", description=__doc__)
     parser.add_argument("--task", default="usb_insertion")
     parser.add_argument("--steps", type=int, default=300, help="steps in one block (default: %(default)s)")
-    parser.add_argument("--blocks", type=int, default=5, help="blocks, of which the median counts (default: %(default)s)")
+    parser.add_argument(
+        "--blocks", type=int, default=5, help="blocks, of which the median counts (default: %(default)s)"
+    )
     parser.add_argument("--peer-python", default=sys.executable, help="an interpreter that has gym-hil and robosuite")
-    parser.add_argument("--peer-steps", type=int, default=30, help="steps in one block of a peer (default: %(default)s)")
+    parser.add_argument(
+        "--peer-steps", type=int, default=30, help="steps in one block of a peer (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     figures: dict[str, float] = {}
     for kind, with_images in (("image", True), ("state", False)):

@@ -1,7 +1,7 @@
 """What a task looks like in simulation; the part of the task file that only ``rldg_sim`` interprets.
 
-Frames: a *port* has its origin in the middle of its mouth, on its upper face, z up; a *bowl* at the middle of its foot; a
-*held* part is described in the TCP frame, whose z points out of the hand; a free *object* about its own middle.
+Frames: a *port* has its origin in the middle of its mouth, on its upper face, z up; a *bowl* at the middle of its foot;
+a *held* part is described in the TCP frame, whose z points out of the hand; a free *object* about its own middle.
 """
 
 from __future__ import annotations

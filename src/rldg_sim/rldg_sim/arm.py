@@ -1,9 +1,10 @@
 """A mesh-free Franka arm with its hand, as MuJoCo bodies.
 
 Kinematics, masses, inertias, joint limits and torque limits are facts taken from the MuJoCo Menagerie models
-``franka_fr3`` and, for hand and fingers, ``franka_emika_panda`` (Copyright DeepMind Technologies Limited; Apache License
-2.0; derived from franka_description, Copyright Franka Robotics GmbH, Apache License 2.0). The geometry is this project's:
-capsules, cylinders and boxes, because the stock meshes make software rendering of a wrist view about 14 times slower.
+``franka_fr3`` and, for hand and fingers, ``franka_emika_panda`` (Copyright DeepMind Technologies Limited; Apache
+License 2.0; derived from franka_description, Copyright Franka Robotics GmbH, Apache License 2.0). The geometry is this
+project's: capsules, cylinders and boxes, because the stock meshes make software rendering of a wrist view about 14
+times slower.
 
 Joint friction is left out: the robot's own torque controller compensates for most of it.
 """
@@ -117,8 +118,9 @@ _LINKS = (
 def add_arm(spec: mujoco.MjSpec) -> Any:
     """Add the arm with its base at the world's origin and return the hand's body.
 
-    Adds the bodies ``fr3_link0`` to ``fr3_link7``, ``fr3_hand``, two fingers with pads, the joints of :data:`JOINTS` and
-    :data:`FINGER_JOINTS`, the site ``fr3_hand_tcp`` and the camera ``wrist``. Weights are compensated, as the robot does.
+    Adds the bodies ``fr3_link0`` to ``fr3_link7``, ``fr3_hand``, two fingers with pads, the joints of :data:`JOINTS`
+    and :data:`FINGER_JOINTS`, the site ``fr3_hand_tcp`` and the camera ``wrist``. Weights are compensated, as the robot
+    does.
     """
     body = spec.worldbody.add_body(name="fr3_link0")
     _draw(body, "fr3_link0")
@@ -142,7 +144,8 @@ def add_arm(spec: mujoco.MjSpec) -> Any:
     # The servo site coincides with the TCP; the cell turns it so that its axes are the base axes at the target.
     hand.add_site(name="servo", pos=(0.0, 0.0, TCP_OFFSET_M), quat=(0.0, 1.0, 0.0, 0.0), group=5)
     hand.add_site(name="flange", pos=(0.0, 0.0, 0.0), group=5)
-    # Where a RealSense D405 sits on the rig: beside the hand, looking at the fingertips. 58 degrees is its vertical view.
+    # Where a RealSense D405 sits on the rig: beside the hand, looking at the fingertips. 58 degrees is its vertical
+    # view.
     hand.add_camera(name="wrist", pos=(0.065, 0.0, 0.045), xyaxes=(0.0, 1.0, 0.0, 0.8, 0.0, 0.6), fovy=58.0)
     for name, joint_name, turn in (
         ("fr3_leftfinger", FINGER_JOINTS[0], (1.0, 0.0, 0.0, 0.0)),
@@ -160,10 +163,22 @@ def _add_finger(hand: Any, name: str, joint_name: str, turn: tuple[float, float,
     joint.armature, joint.damping = 0.1, (5.0, 0.0, 0.0)
     box = mujoco.mjtGeom.mjGEOM_BOX
     finger.add_geom(
-        type=box, size=(0.0105, 0.006, 0.012), pos=(0.0, 0.0125, 0.012), rgba=_GREY, group=GROUP_SEEN, contype=0, conaffinity=0
+        type=box,
+        size=(0.0105, 0.006, 0.012),
+        pos=(0.0, 0.0125, 0.012),
+        rgba=_GREY,
+        group=GROUP_SEEN,
+        contype=0,
+        conaffinity=0,
     )
     finger.add_geom(
-        type=box, size=(0.0095, 0.0045, 0.014), pos=(0.0, 0.0095, 0.034), rgba=_DARK, group=GROUP_SEEN, contype=0, conaffinity=0
+        type=box,
+        size=(0.0095, 0.0045, 0.014),
+        pos=(0.0, 0.0095, 0.034),
+        rgba=_DARK,
+        group=GROUP_SEEN,
+        contype=0,
+        conaffinity=0,
     )
     pad = finger.add_geom(name=f"{name}_pad", type=box, size=(0.0085, 0.004, 0.0085), pos=(0.0, 0.004, 0.0450))
     pad.rgba, pad.group = _PAD, GROUP_SEEN
@@ -183,7 +198,9 @@ def _draw(body: Any, name: str) -> None:
 
 
 _CAP, _CYL, _BOX = mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_BOX
-_Shell = tuple[Any, tuple[float, ...], tuple[float, float, float], tuple[float, float, float], tuple[float, float, float, float]]
+_Shell = tuple[
+    Any, tuple[float, ...], tuple[float, float, float], tuple[float, float, float], tuple[float, float, float, float]
+]
 _SHELLS: dict[str, tuple[_Shell, ...]] = {
     "fr3_link0": (
         (_BOX, (0.115, 0.09, 0.012), (-0.04, 0.0, 0.012), (0.0, 0.0, 0.0), _DARK),

@@ -26,10 +26,11 @@ from rldg_sim.arm import FINGER_JOINTS, FINGER_TRAVEL_M
 from rldg_sim.rendering import Painter
 from rldg_sim.scene import DISTRACTORS, MAX_RENDER_PX, PHYSICS_STEP_S, build, to_rgba
 
-SERVO_STEPS = 10  # physics steps between two re-alignments of the servo's axes and two samples of the wrench
-POSTURE_STEPS = 50  # physics steps between two projections of the posture spring; a multiple of SERVO_STEPS
+# Physics steps between two samples of the wrench, re-alignments of the servo, projections of the posture spring. Each
+# is a multiple of the one before.
+WRENCH_STEPS, SERVO_STEPS, POSTURE_STEPS = 10, 20, 60
 WRENCH_CUTOFF_HZ = 20.0
-_WRENCH_KEEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * SERVO_STEPS * PHYSICS_STEP_S)
+_WRENCH_KEEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * WRENCH_STEPS * PHYSICS_STEP_S)
 _SETTLE_S = 0.3  # a free object comes to rest on the table
 _ARM_DOF = 7
 CAMERAS = ("wrist", "scene")
@@ -42,10 +43,10 @@ class ArmState:
     Attributes:
         tcp_pose: base frame.
         tcp_twist: shape (6,), m/s and rad/s, TCP frame.
-        wrench: shape (6,), N and N m, about the TCP in the TCP frame: what the environment exerts **on the tool** (a plug
-            pushed down onto a port reads a force along -z, out of the port). The weight of the hand is taken off, that of
-            a free object in the fingers is not; not tared. Low-passed at 20 Hz, like the robot's own estimate it reacts to
-            the acceleration of the hand.
+        wrench: shape (6,), N and N m, about the TCP in the TCP frame: what the environment exerts **on the tool** (a
+            plug pushed down onto a port reads a force along -z, out of the port). The weight of the hand is taken off,
+            that of a free object in the fingers is not; not tared. Low-passed at 20 Hz, like the robot's own estimate
+            it reacts to the acceleration of the hand.
         joint_position_rad: shape (7,).
         joint_velocity_rad_s: shape (7,).
         joint_effort_nm: shape (7,), torque of the law, without what compensates the weight.
@@ -94,8 +95,9 @@ class _Stage:
         self.object_v = int(model.joint("object").dofadr[0]) if self.has_object else -1
         self.fingers_q = [int(model.joint(name).qposadr[0]) for name in FINGER_JOINTS]
         self.colours, self.material_colours = model.geom_rgba.copy(), model.mat_rgba.copy()
-        self.fixture_geoms = np.flatnonzero(model.geom_bodyid == self.fixture_body)
-        tool_bodies = [i for i in range(model.nbody) if model.body_rootid[i] == model.body_rootid[self.hand] and i >= self.hand]
+        tool_bodies = [
+            i for i in range(model.nbody) if model.body_rootid[i] == model.body_rootid[self.hand] and i >= self.hand
+        ]
         self.tool_bodies = frozenset(tool_bodies)
         # The servo site is turned at run time, so its orientation must not be taken from its body.
         model.site_sameframe[self.servo] = 0
@@ -161,11 +163,11 @@ class Cell:
         stage = self._stage
         if move_arm:
             mujoco.mj_resetData(stage.model, stage.data)
-            self._dress(rng, fixture)
+            self._dress(rng)
             self._place(stage.data.mocap_pos, stage.data.mocap_quat, stage.fixture, fixture)
             self._put_arm(start)
         else:
-            self._dress(rng, fixture)
+            self._dress(rng)
             self._place(stage.data.mocap_pos, stage.data.mocap_quat, stage.fixture, fixture)
         if object_pose is not None:
             self._put_object(object_pose)
@@ -239,8 +241,9 @@ class Cell:
         if not self._touches_fixture():
             return
         pose = self.state().tcp_pose
-        height = self.task.reset_lift_m + (self.task.simulation.held.length_m if self.task.simulation.held else 0.0)
-        self.set_target(Pose(pose.position + [0.0, 0.0, height], pose.quaternion))
+        held = self.task.simulation.held if self.task.simulation is not None else None
+        height = self.task.reset_lift_m + (held.length_m if held is not None else 0.0)
+        self.set_target(Pose(pose.position + np.array([0.0, 0.0, height]), pose.quaternion))
         for _ in range(200):
             self._run(SERVO_STEPS)
         self.hold()
@@ -279,7 +282,7 @@ class Cell:
 
     # --- looks -----------------------------------------------------------------------------------------------------
 
-    def _dress(self, rng: np.random.Generator, fixture: Pose) -> None:
+    def _dress(self, rng: np.random.Generator) -> None:
         """Colours, light and what lies around, from the seed alone."""
         stage, model, data = self._stage, self._stage.model, self._stage.data
         scene = stage.scene
@@ -301,7 +304,7 @@ class Cell:
         strength, warmth = rng.uniform(*scene.light_intensity), rng.uniform(-1.0, 1.0) * scene.light_warmth
         colour = np.array([1.0 + 0.4 * warmth, 1.0, 1.0 - 0.6 * warmth])
         model.light_diffuse[0] = np.clip(strength * colour, 0.0, 1.0)
-        model.light_specular[0] = 0.3 * strength
+        model.light_specular[0] = 0.1 * strength
         model.vis.headlight.ambient[:] = np.clip((0.22 + 0.2 * strength) * colour, 0.0, 1.0)
         model.vis.headlight.diffuse[:] = 0.25
         model.vis.headlight.specular[:] = 0.05
@@ -314,10 +317,10 @@ class Cell:
             angle, distance, yaw = rng.uniform(-np.pi, np.pi), rng.uniform(0.0, 0.12), rng.uniform(-np.pi, np.pi)
             model.geom_rgba[geom, :3] = rng.uniform(0.1, 0.9, 3)
             if i in shown:
-                self._place(data.mocap_pos, data.mocap_quat, mocap, self._beside_work_area(fixture, angle, distance, yaw))
+                self._place(data.mocap_pos, data.mocap_quat, mocap, self._beside_work_area(angle, distance, yaw))
 
-    def _beside_work_area(self, fixture: Pose, angle: float, distance: float, yaw: float) -> Pose:
-        """On the table, ``distance`` outside the workspace box, in the direction ``angle`` from the fixture."""
+    def _beside_work_area(self, angle: float, distance: float, yaw: float) -> Pose:
+        """On the table, ``distance`` outside the workspace box, in the direction ``angle`` from its middle."""
         low, high = np.array(self.task.workspace.min_m[:2]), np.array(self.task.workspace.max_m[:2])
         middle, half = (low + high) / 2.0, (high - low) / 2.0 + 0.05
         direction = np.array([np.cos(angle), np.sin(angle)])
@@ -377,23 +380,22 @@ class Cell:
         """Physics steps; the servo is re-aligned and the wrench sampled on a grid that starts at the reset."""
         model, data = self._stage.model, self._stage.data
         while steps > 0:
-            into = self._phase % SERVO_STEPS
             if self._phase == 0:
                 self._project_posture()
-            if into == 0:
+            if self._phase % SERVO_STEPS == 0:
                 self._align_servo()
-            part = min(steps, SERVO_STEPS - into)
+            part = min(steps, WRENCH_STEPS - self._phase % WRENCH_STEPS)
             mujoco.mj_step(model, data, part)
             steps -= part
             self._phase = (self._phase + part) % POSTURE_STEPS
-            if self._phase % SERVO_STEPS == 0:
+            if self._phase % WRENCH_STEPS == 0:
                 self._sensed += (1.0 - _WRENCH_KEEP) * (data.sensordata[:6] - self._sensed)
 
     def _align_servo(self) -> None:
         """Express the rotational half of the servo about the present filtered set-point.
 
-        The engine reads the site's pose as a rotation vector relative to the base. With the site turned by the inverse of
-        the reference orientation, that is the rotation from the reference to the tool in base axes; the filter's
+        The engine reads the site's pose as a rotation vector relative to the base. With the site turned by the inverse
+        of the reference orientation, that is the rotation from the reference to the tool in base axes; the filter's
         activation is the rotation from the reference to the filtered set-point. Along the arc to the target both are
         exact; renewing the reference every few milliseconds keeps the rest (their commutator) below 1e-4 rad.
         """

@@ -6,7 +6,7 @@ Importing this module registers one environment per task file: after it, or with
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -28,17 +28,18 @@ class RldgEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]
     Observations: ``image``, the wrist camera, shape (image_size_px, image_size_px, 3), uint8, RGB (left out where
     ``with_images`` is false); ``state``, shape (19,), float32: :func:`rldg_core.observation.proprioception`.
 
-    Actions: shape (6,), or (7,) where the task uses the gripper, float32 in [-1, 1]: translation and rotation of the tool in
-    its own frame, scaled by ``control.*_scale_*`` of the task, then the held gripper state (closed where > 0). The door
-    decides what is done: workspace, speed and force limits hold here as on the robot, and an action that is not finite
-    holds the arm. ``info["executed_action"]`` is what was done.
+    Actions: shape (6,), or (7,) where the task uses the gripper, float32 in [-1, 1]: translation and rotation of the
+    tool in its own frame, scaled by ``control.*_scale_*`` of the task, then the held gripper state (closed where > 0).
+    The door decides what is done: workspace, speed and force limits hold here as on the robot, and an action that is
+    not finite holds the arm. ``info["executed_action"]`` is what was done.
 
     Reward 1 and termination on success, truncation at the time limit, nothing else.
 
     Args:
         task: name or path of a task file, or the task.
         image_size_px: side of the image.
-        scene: name of the scene, "" for the task's first; ``reset(options={"scene": ...})`` overrides it for one episode.
+        scene: name of the scene, "" for the task's first; ``reset(options={"scene": ...})`` overrides it for one
+        episode.
         with_images: render the wrist camera.
         render_mode: None, or ``rgb_array`` for the camera that looks at the scene.
 
@@ -46,7 +47,7 @@ class RldgEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]
         TaskError: the task file is missing or wrong, or has no such scene.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  as gymnasium declares it
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class RldgEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]
         if with_images:
             shape = (image_size_px, image_size_px, 3)
             spaces["image"] = gymnasium.spaces.Box(0, 255, shape, np.uint8)
-        self.observation_space = gymnasium.spaces.Dict(spaces)
+        self.observation_space: gymnasium.Space[Any] = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (7 if self._has_gripper else 6,), np.float32)
 
     def reset(
@@ -82,7 +83,8 @@ class RldgEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]
         """Start an episode.
 
         Args:
-            seed: start the sequence of episodes anew; each episode draws its own seed from it, told in ``info["seed"]``.
+            seed: start the sequence of episodes anew; each episode draws its own seed from it, told in
+            ``info["seed"]``.
             options: ``scene``: name of a scene; ``seed``: the seed of just this episode.
 
         Raises:
@@ -131,7 +133,7 @@ class RldgEnv(gymnasium.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]
         }
         return self._observation(tick), float(status.reward), ended and not truncated, truncated, info
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """The scene for people, shape (256, 256, 3), RGB; None without a render mode."""
         return self._cell.image("scene", SCENE_IMAGE_PX) if self.render_mode == "rgb_array" else None
 

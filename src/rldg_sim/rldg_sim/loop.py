@@ -1,4 +1,4 @@
-"""One control period after the other in one process: cell, judge and door, wired as the graph wires them in lockstep."""
+"""Control periods in one process: cell, judge and door, wired as the graph wires them in lockstep."""
 
 from __future__ import annotations
 

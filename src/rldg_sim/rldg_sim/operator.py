@@ -1,8 +1,9 @@
 """A scripted person with a SpaceMouse, who sees the table, misjudges it a little, and feels their way in.
 
 The person works through the same device, dead zone, set-point rule and impedance as anybody. What makes one differ from
-another, and all of them slower than an optimal policy, is their *style*: reaction time, speed, pauses, tremor, a habit of
-moving one axis at a time, and how wrong they judge where the port is before they touch it. The style comes from the seed.
+another, and all of them slower than an optimal policy, is their *style*: reaction time, speed, pauses, tremor, a habit
+of moving one axis at a time, and how wrong they judge where the port is before they touch it. The style comes from the
+seed.
 """
 
 from __future__ import annotations
@@ -212,7 +213,11 @@ class ScriptedOperator:
                 self._bias = self._misjudge(1.0)
                 self._go(_Stage.CARRY)
         elif stage is _Stage.CARRY:
-            if aside < (0.0012 if self._inserts else 0.015) and self._turned(tcp, goal) < 0.03 and height < down + 2.5 * _HOVER_M:
+            if (
+                aside < (0.0012 if self._inserts else 0.015)
+                and self._turned(tcp, goal) < 0.03
+                and height < down + 2.5 * _HOVER_M
+            ):
                 self._touched_m = None
                 self._go(_Stage.LOWER)
         elif stage is _Stage.LOWER:

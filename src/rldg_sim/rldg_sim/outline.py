@@ -19,9 +19,10 @@ def polygon(outline: Outline) -> Array:
         return _arc(outline.diameter_m / 2.0, 0.0, 2.0 * np.pi, CIRCLE_EDGES)
     if isinstance(outline, Stadium):
         radius, straight = outline.size_m[1] / 2.0, (outline.size_m[0] - outline.size_m[1]) / 2.0
+        aside = np.array([straight, 0.0])
         right = _arc(radius, -np.pi / 2.0, np.pi / 2.0, CIRCLE_EDGES // 2)
         left = _arc(radius, np.pi / 2.0, 1.5 * np.pi, CIRCLE_EDGES // 2)
-        return np.concatenate([right + [straight, 0.0], left - [straight, 0.0]])
+        return np.concatenate([right + aside, left - aside])
     return np.array(outline.points_m, dtype=np.float64)
 
 

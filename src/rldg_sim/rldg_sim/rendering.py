@@ -57,7 +57,13 @@ class Painter:
         self._option.geomgroup[GROUP_SEEN] = 1
         self._option.geomgroup[GROUP_ARM] = with_arm
         mujoco.mjv_updateScene(
-            self._model, data, self._option, self._perturbation, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+            self._model,
+            data,
+            self._option,
+            self._perturbation,
+            self._camera,
+            mujoco.mjtCatBit.mjCAT_ALL.value,
+            self._scene,
         )
         rectangle = mujoco.MjrRect(0, 0, size_px, size_px)
         mujoco.mjr_render(rectangle, self._scene, self._context)

@@ -15,7 +15,19 @@ import mujoco
 import numpy as np
 
 from rldg_core.frames import quaternion_from_rpy, rotate
-from rldg_core.scene_spec import RGB, Bowl, Circle, FreeObject, Held, PartShape, Polygon, Port, Rectangle, SceneSpec, Stadium
+from rldg_core.scene_spec import (
+    RGB,
+    Bowl,
+    Circle,
+    FreeObject,
+    Held,
+    PartShape,
+    Polygon,
+    Port,
+    Rectangle,
+    SceneSpec,
+    Stadium,
+)
 from rldg_core.task import Task, TaskError
 from rldg_sim import textures
 from rldg_sim.arm import FINGER_JOINTS, GROUP_ARM, GROUP_SEEN, GROUP_SOLID, JOINTS, TCP_OFFSET_M, add_arm
@@ -93,7 +105,8 @@ def _configure(spec: mujoco.MjSpec) -> None:
     option.impratio = 10.0
     visual.quality.shadowsize = 0
     visual.quality.offsamples = 0
-    visual.quality.numslices, visual.quality.numstacks = 16, 8  # drawing costs by the corner
+    # drawing costs by the corner
+    visual.quality.numslices, visual.quality.numstacks, visual.quality.numquads = 16, 8, 1
     visual.global_.offwidth = visual.global_.offheight = MAX_RENDER_PX
     visual.map.znear, visual.map.zfar = 0.005, 10.0
     spec.stat.extent, spec.stat.center = 1.0, (0.4, 0.0, 0.2)
@@ -126,7 +139,11 @@ def _surroundings(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
     for x in (-1, 1):
         for y in (-1, 1):
             leg = world.add_geom(type=_BOX, size=(0.025, 0.025, -_FLOOR_M / 2), rgba=(0.3, 0.3, 0.32, 1.0))
-            leg.pos = (TABLE_CENTRE_M[0] + x * (TABLE_SIZE_M[0] / 2 - 0.04), y * (TABLE_SIZE_M[1] / 2 - 0.04), _FLOOR_M / 2 - 0.02)
+            leg.pos = (
+                TABLE_CENTRE_M[0] + x * (TABLE_SIZE_M[0] / 2 - 0.04),
+                y * (TABLE_SIZE_M[1] / 2 - 0.04),
+                _FLOOR_M / 2 - 0.02,
+            )
             _ghost(leg)
             leg.group = GROUP_ARM
     floor = world.add_geom(name="floor", type=_BOX, size=(4.0, 4.0, 0.01), pos=(0.0, 0.0, _FLOOR_M - 0.01))
@@ -134,7 +151,11 @@ def _surroundings(spec: mujoco.MjSpec, scene: SceneSpec) -> None:
     _ghost(floor)
     floor.group = GROUP_ARM
     world.add_light(
-        name="lamp", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(0.5, 0.0, 1.5), dir=(0.0, 0.0, -1.0), castshadow=False
+        name="lamp",
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        pos=(0.5, 0.0, 1.5),
+        dir=(0.0, 0.0, -1.0),
+        castshadow=False,
     )
     position, looked_at = np.array([1.2, -0.78, 0.68]), np.array([0.33, 0.0, 0.3])
     back = (position - looked_at) / np.linalg.norm(position - looked_at)
@@ -152,13 +173,17 @@ def _hold(spec: mujoco.MjSpec, hand: Any, held: Held) -> None:
     middle, half = held.reach_m + held.length_m / 2.0, held.length_m / 2.0
     outline = held.outline
     if isinstance(outline, Rectangle):
-        shafts = [body.add_geom(type=_BOX, size=(outline.size_m[0] / 2, outline.size_m[1] / 2, half), pos=(0, 0, middle))]
+        shafts = [
+            body.add_geom(type=_BOX, size=(outline.size_m[0] / 2, outline.size_m[1] / 2, half), pos=(0, 0, middle))
+        ]
     elif isinstance(outline, Circle):
         shafts = [body.add_geom(type=_CYLINDER, size=(outline.diameter_m / 2, half, 0), pos=(0, 0, middle))]
     elif isinstance(outline, Stadium):
         radius, straight = outline.size_m[1] / 2, (outline.size_m[0] - outline.size_m[1]) / 2
         shafts = [body.add_geom(type=_BOX, size=(straight, radius, half), pos=(0, 0, middle))]
-        shafts += [body.add_geom(type=_CYLINDER, size=(radius, half, 0), pos=(x, 0, middle)) for x in (-straight, straight)]
+        shafts += [
+            body.add_geom(type=_CYLINDER, size=(radius, half, 0), pos=(x, 0, middle)) for x in (-straight, straight)
+        ]
     else:
         _prism(spec, "held_shaft", outline, held.length_m)
         shafts = [body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="held_shaft", pos=(0, 0, middle))]
@@ -182,7 +207,9 @@ def _port(body: Any, port: Port, held: Held | None, height: float, task: Task) -
         corners = np.array([rotate(goal.quaternion, np.array([x, y, 0.0]))[:2] for x, y in polygon(held.outline)])
         corners = corners if goal.matrix()[2, 2] > 0.0 else corners[::-1]  # counter-clockwise again
     else:
-        raise TaskError(f"task {task.name}: simulation.fixture.outline: missing, and nothing is held that could give it")
+        raise TaskError(
+            f"task {task.name}: simulation.fixture.outline: missing, and nothing is held that could give it"
+        )
     middles, normals, lengths = edges(corners)
     middles = middles + port.clearance_m * normals
     hole = _offset(corners, port.clearance_m)
@@ -198,9 +225,16 @@ def _port(body: Any, port: Port, held: Held | None, height: float, task: Task) -
     turns = np.arccos(np.clip(np.einsum("ij,ij->i", normals, np.roll(normals, -1, axis=0)), -1.0, 1.0))
     reach = np.tan(np.minimum(np.maximum(turns, np.roll(turns, 1)), np.pi / 2) / 2.0) * thickness
     for i, (middle, normal, length) in enumerate(zip(middles, normals, lengths, strict=True)):
-        rim = body.add_geom(name=f"rim_{i}", type=_BOX, size=(thickness / 2, length / 2 + reach[i] + port.clearance_m, depth / 2))
+        rim = body.add_geom(
+            name=f"rim_{i}", type=_BOX, size=(thickness / 2, length / 2 + reach[i] + port.clearance_m, depth / 2)
+        )
         rim.pos = (*(middle + normal * thickness / 2), -depth / 2)
-        rim.quat = (math.cos(math.atan2(normal[1], normal[0]) / 2), 0.0, 0.0, math.sin(math.atan2(normal[1], normal[0]) / 2))
+        rim.quat = (
+            math.cos(math.atan2(normal[1], normal[0]) / 2),
+            0.0,
+            0.0,
+            math.sin(math.atan2(normal[1], normal[0]) / 2),
+        )
         rim.rgba = (*port.rim_rgb, 1.0)
         _solid(rim, _WORLD)
     for name, x0, x1, y0, y1 in (
@@ -218,7 +252,10 @@ def _port(body: Any, port: Port, held: Held | None, height: float, task: Task) -
     _solid(inside, _WORLD)
     if port.tongue is not None:
         tongue = body.add_geom(name="port_tongue", type=_BOX, rgba=(*port.tongue_rgb, 1.0))
-        tongue.size, tongue.pos = (port.tongue[0] / 2, port.tongue[1] / 2, depth / 2 - 0.001), (0.0, 0.0, -depth / 2 - 0.001)
+        tongue.size, tongue.pos = (
+            (port.tongue[0] / 2, port.tongue[1] / 2, depth / 2 - 0.001),
+            (0.0, 0.0, -depth / 2 - 0.001),
+        )
         _ghost(tongue)
     top = -depth - 0.002
     board_half = np.array(port.board_size_m) / 2.0
@@ -251,8 +288,12 @@ def _offset(corners: np.ndarray, distance: float) -> np.ndarray:
 
 def _components(body: Any, board_half: np.ndarray, keep_out: np.ndarray, top: float) -> None:
     """Chips and screws on the board, for the eye."""
-    chips = (((0.6, 0.62), (0.011, 0.008, 0.0012), (0.06, 0.06, 0.07)), ((-0.62, 0.55), (0.006, 0.006, 0.001), (0.1, 0.1, 0.11)),
-             ((-0.55, -0.62), (0.009, 0.004, 0.0012), (0.07, 0.07, 0.08)), ((0.66, -0.55), (0.004, 0.004, 0.003), (0.55, 0.5, 0.3)))  # fmt: skip
+    chips = (
+        ((0.6, 0.62), (0.011, 0.008, 0.0012), (0.06, 0.06, 0.07)),
+        ((-0.62, 0.55), (0.006, 0.006, 0.001), (0.1, 0.1, 0.11)),
+        ((-0.55, -0.62), (0.009, 0.004, 0.0012), (0.07, 0.07, 0.08)),
+        ((0.66, -0.55), (0.004, 0.004, 0.003), (0.55, 0.5, 0.3)),
+    )
     for place, size, rgb in chips:
         centre = np.array(place) * board_half
         if (np.abs(centre) < keep_out + np.array(size[:2])).all():
@@ -333,7 +374,9 @@ def _distractor(spec: mujoco.MjSpec, index: int) -> None:
     )
     kind, size = kinds[index % len(kinds)]
     lift = {_BOX: size[2], _CYLINDER: size[1]}.get(kind, size[2] or size[0])
-    _ghost(body.add_geom(name=f"distractor_{index}", type=kind, size=size, pos=(0.0, 0.0, lift), rgba=(0.5, 0.5, 0.5, 1.0)))
+    _ghost(
+        body.add_geom(name=f"distractor_{index}", type=kind, size=size, pos=(0.0, 0.0, lift), rgba=(0.5, 0.5, 0.5, 1.0))
+    )
 
 
 def _servo(spec: mujoco.MjSpec) -> None:
@@ -379,7 +422,11 @@ def _servo(spec: mujoco.MjSpec) -> None:
     grip = spec.add_actuator(name="gripper", target="fingers", trntype=mujoco.mjtTrn.mjTRN_TENDON)
     grip.gaintype, grip.biastype, grip.dyntype = fixed, affine, mujoco.mjtDyn.mjDYN_FILTEREXACT
     grip.dynprm[0] = _GRIP_TIME_CONSTANT_S
-    grip.gainprm[0], grip.biasprm[1], grip.biasprm[2] = _GRIP_STIFFNESS_N_M, -_GRIP_STIFFNESS_N_M, -_GRIP_STIFFNESS_N_M / 100.0
+    grip.gainprm[0], grip.biasprm[1], grip.biasprm[2] = (
+        _GRIP_STIFFNESS_N_M,
+        -_GRIP_STIFFNESS_N_M,
+        -_GRIP_STIFFNESS_N_M / 100.0,
+    )
     grip.forcelimited, grip.forcerange = True, (-_GRIP_FORCE_N, _GRIP_FORCE_N)
     for name, kind in (("force", mujoco.mjtSensor.mjSENS_FORCE), ("torque", mujoco.mjtSensor.mjSENS_TORQUE)):
         spec.add_sensor(name=name, type=kind, objtype=mujoco.mjtObj.mjOBJ_SITE, objname="flange")

@@ -18,14 +18,14 @@ def grasp(cell: Cell, seed: int) -> Pose:
     assert held is not None
     x_axis = held.matrix()[:, 0]
     yaw = float(np.arctan2(x_axis[1], x_axis[0]))
-    over = Pose.from_rpy(held.position + [0.0, 0.0, 0.12], [np.pi, 0.0, yaw])
+    over = Pose.from_rpy(held.position + np.array([0.0, 0.0, 0.12]), [np.pi, 0.0, yaw])
     cell.set_target(over)
     cell.advance(4.0)
     cell.set_target(Pose(held.position, over.quaternion))
     cell.advance(2.5)
     cell.set_gripper(True)
     cell.advance(0.8)
-    lifted = Pose(held.position + [0.0, 0.0, 0.1], over.quaternion)
+    lifted = Pose(held.position + np.array([0.0, 0.0, 0.1]), over.quaternion)
     cell.set_target(lifted)
     cell.advance(2.0)
     return lifted

@@ -66,7 +66,7 @@ def test_a_shaped_plug_does_not_go_in_upside_down(make_cell, name: str) -> None:
     cell._place(data.mocap_pos, data.mocap_quat, cell._stage.fixture, fixture @ half_turn)
     upside_down = fixture @ goal
     for height in (0.03, 0.02, 0.012, 0.005, 0.0, -0.006):
-        cell.set_target(Pose(upside_down.position + [0.0, 0.0, height], upside_down.quaternion))
+        cell.set_target(Pose(upside_down.position + np.array([0.0, 0.0, height]), upside_down.quaternion))
         cell.advance(1.5)
     inserted = 0.016 + cell.task.simulation.held.length_m - (fixture.inverse() @ cell.state().tcp_pose).position[2]
     assert inserted < 0.3 * cell.task.simulation.held.length_m
@@ -111,6 +111,8 @@ def test_the_hole_is_the_only_way_down_whatever_the_outline(make_cell) -> None:
             tongue = [g for g in range(cell._stage.model.ngeom) if cell._stage.model.geom(g).name == "port_tongue"]
             for g in tongue:
                 cell._stage.model.geom_group[g] = 5
-            hits.append(mujoco.mj_ray(cell._stage.model, cell._stage.data, origin, [0.0, 0.0, -1.0], group, 1, -1, geom) - 0.005)
+            hits.append(
+                mujoco.mj_ray(cell._stage.model, cell._stage.data, origin, [0.0, 0.0, -1.0], group, 1, -1, geom) - 0.005
+            )
         assert hits[0] == pytest.approx(port.depth_m, abs=1e-6), name
         assert max(hits[1:]) < 0.001, name

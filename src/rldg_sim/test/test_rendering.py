@@ -70,14 +70,14 @@ def test_the_image_follows_the_arm(make_cell) -> None:
     cell = make_cell("usb_insertion")
     start = cell.reset("", 1)
     before = cell.image("wrist", 64).astype(int)
-    cell.set_target(Pose(start.position + [0.02, 0.0, 0.0], start.quaternion))
+    cell.set_target(Pose(start.position + np.array([0.02, 0.0, 0.0]), start.quaternion))
     cell.advance(1.0)
     assert np.abs(cell.image("wrist", 64).astype(int) - before).mean() > 2.0
 
 
 @pytest.mark.parametrize(("camera", "size"), [("side", 128), ("wrist", 8), ("wrist", 4096), ("scene", 1000)])
 def test_a_wrong_camera_or_size_is_refused(make_cell, camera: str, size: int) -> None:
-    with pytest.raises(ValueError, match="camera: is 'side'|size_px: is"):
+    with pytest.raises(ValueError, match=r"camera: is 'side'|size_px: is"):
         make_cell("usb_insertion").image(camera, size)
 
 

@@ -16,7 +16,10 @@ def snapshot(cell: Cell) -> list[np.ndarray]:
     data, model = cell._stage.data, cell._stage.model
     return [
         *(np.array(getattr(data, name)) for name in ("qpos", "qvel", "act", "ctrl", "mocap_pos", "mocap_quat")),
-        *(np.array(getattr(model, name)) for name in ("geom_rgba", "mat_rgba", "light_dir", "light_diffuse", "geom_matid")),
+        *(
+            np.array(getattr(model, name))
+            for name in ("geom_rgba", "mat_rgba", "light_dir", "light_diffuse", "geom_matid")
+        ),
         cell.image("wrist", 64),
     ]
 
@@ -71,7 +74,9 @@ def test_starts_fill_the_range_of_the_task_file(make_cell, name: str) -> None:
     for seed in range(60):
         start = cell.reset("", seed)
         fixtures.append(cell.truth().fixture_pose)
-        starts.append(body_delta(Pose(task.start.pose.pose().position, np.array([0, 0, 0, 1.0])), fixtures[-1].inverse() @ start))
+        starts.append(
+            body_delta(Pose(task.start.pose.pose().position, np.array([0, 0, 0, 1.0])), fixtures[-1].inverse() @ start)
+        )
     for axis, half in enumerate(task.start.randomize.xyz_m):
         offsets = np.array(starts)[:, axis]
         assert np.abs(offsets).max() <= half + 1e-9
@@ -115,7 +120,7 @@ def test_a_plug_that_still_sticks_is_pulled_out_before_its_board_moves(make_cell
     cell.reset("", 1)
     goal = cell.truth().fixture_pose @ cell.task.success.goal.pose()
     for height, seconds in ((0.04, 4.0), (0.03, 0.5), (0.02, 0.5), (0.01, 0.5), (0.0, 0.5), (-0.002, 1.0)):
-        cell.set_target(Pose(goal.position + [0.0, 0.0, height], goal.quaternion))
+        cell.set_target(Pose(goal.position + np.array([0.0, 0.0, height]), goal.quaternion))
         cell.advance(seconds)
     assert cell.state().tcp_pose.position[2] < goal.position[2] + 0.002
     cell.reset("", 2, move_arm=False)
