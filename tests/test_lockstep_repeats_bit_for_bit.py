@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from rldg_bringup.testing import running_cell
 from rldg_interfaces.msg import Observation, Step
+
+from rldg_bringup.testing import running_cell
 from rldg_ros import qos
 
 

@@ -35,6 +35,7 @@ from rldg_ros.main import make_executor
 
 _M = TypeVar("_M")
 _SPIN_S = 0.05
+_ASK_AGAIN_S = 2.0
 
 
 class EpisodeRunner:
@@ -103,10 +104,14 @@ class EpisodeRunner:
         client = self.node.create_client(Trigger, "lifecycle_manager/is_active")
         end = time.monotonic() + timeout_s
         self.spin_until(client.service_is_ready, timeout_s, "the lifecycle manager")
-        while not self._answer(client.call_async(Trigger.Request()), timeout_s).success:
-            if time.monotonic() > end:
-                raise TimeoutError(f"the nodes were not all active within {timeout_s:.0f} s; see the log of the launch")
+        while time.monotonic() < end:
+            try:  # an answer can be lost while the two are still discovering each other
+                if self._answer(client.call_async(Trigger.Request()), _ASK_AGAIN_S).success:
+                    return
+            except TimeoutError:
+                continue
             self.spin(0.1)
+        raise TimeoutError(f"the nodes were not all active within {timeout_s:.0f} s; see the log of the launch")
 
     def select_policy(self, policy_id: str, timeout_s: float = 5.0) -> None:
         """Let a policy drive.
