@@ -60,7 +60,7 @@ class Watch:
 def test_the_arm_holds_the_cause_is_named_and_a_restart_recovers(node: str, tmp_path: Path) -> None:
     with running_cell(tmp_path) as (launch, runner):
         watch = Watch(runner)
-        runner.start_episodes(count=1)
+        goal = runner.start_episodes(count=1)
         runner.spin_until(watch.moving, 30.0, "motion")
         os.kill(launch.pid(node), signal.SIGKILL)
         killed = time.monotonic()
@@ -82,7 +82,8 @@ def test_the_arm_holds_the_cause_is_named_and_a_restart_recovers(node: str, tmp_
         assert any(node in line and "SIGKILL" in line for line in launch.lines)
 
         runner.wait_until_ready(60.0)
-        runner.spin(1.0)
+        goal.cancel_goal_async()
+        runner.spin(2.0)
         reports = list(runner.run_episodes(count=1, first_seed=1))
         assert reports[0].outcome in (Outcome.SUCCESS, Outcome.TIMEOUT) and len(reports[0].steps) > 10
 
