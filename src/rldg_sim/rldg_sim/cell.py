@@ -173,8 +173,9 @@ class Cell:
             self._put_object(object_pose)
         if move_arm:
             data = stage.data
-            mujoco.mj_forward(stage.model, data)
             self._phase = 0
+            self._project_posture()
+            mujoco.mj_forward(stage.model, data)
             if object_pose is not None:
                 self._run(round(_SETTLE_S / PHYSICS_STEP_S))
             self._sensed = data.sensordata[:6].copy()

@@ -45,6 +45,16 @@ def test_a_grasped_object_comes_along_and_does_not_slip(make_cell, name: str, wi
     assert np.linalg.norm(after.position - before.position) < 0.0005
 
 
+def test_a_free_tool_feels_nothing_from_the_first_moment_on(make_cell) -> None:
+    cell = make_cell("usb_insertion")
+    for seed in range(3):
+        start = cell.reset("", seed)
+        np.testing.assert_allclose(cell.state().wrench, np.zeros(6), atol=1e-3)
+        cell.set_target(Pose(start.position, (start @ Pose.from_rpy(np.zeros(3), [0.08, 0.05, 0.0])).quaternion))
+        cell.advance(3.0)
+        np.testing.assert_allclose(cell.state().wrench, np.zeros(6), atol=0.05)
+
+
 def test_the_wrench_is_what_the_environment_exerts_on_the_tool(make_cell) -> None:
     cell = make_cell("fmb_assembly")
     cell.reset("", 3)
