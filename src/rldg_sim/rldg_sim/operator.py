@@ -102,10 +102,10 @@ _DEAD_ZONE = 0.06
 _FULL_AT, _FULL_AT_RAD = 1.5, 0.25  # error at which the device is fully deflected, in action scales and in rad
 _HOVER_M = 0.012  # between the lowest point of what is carried and the mouth of the port
 _SEARCH_LIMIT_S = 3.0
-_SEARCH_DEFLECTION = 0.12  # at most, sideways
-_SEARCH_FULL_AT_M = 0.007
+_SEARCH_DEFLECTION = 0.08  # at most, sideways
+_SEARCH_FULL_AT_M = 0.005
 _LOST_M = 0.004  # this far aside the part is not on the port any more
-_LOOK_CLOSER_S = 0.6  # while searching, the error of judgement fades with this time constant
+_LOOK_CLOSER_S = 0.5  # while searching, the error of judgement fades with this time constant
 _IN_M = 0.0016  # this far below the first contact the part has found the hole
 
 
@@ -314,7 +314,7 @@ class ScriptedOperator:
         elif stage is _Stage.SEARCH:  # lightly, or it would not slide; firmly enough aside to overcome friction
             aside = error[:2] / _SEARCH_FULL_AT_M
             deflection[:2] = np.clip(aside, -_SEARCH_DEFLECTION, _SEARCH_DEFLECTION)
-            deflection[2] = -0.4 * style.push
+            deflection[2] = -0.3 * style.push
         elif stage is _Stage.PRESS:
             deflection[2] = -style.push
         return deflection
