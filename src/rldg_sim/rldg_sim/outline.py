@@ -7,7 +7,7 @@ import numpy as np
 from rldg_core.frames import Array
 from rldg_core.scene_spec import Circle, Outline, Rectangle, Stadium
 
-CIRCLE_EDGES = 16
+CIRCLE_EDGES, ARC_EDGES = 16, 4  # of a full circle; of the half circles of a stadium, which are small
 
 
 def polygon(outline: Outline) -> Array:
@@ -20,8 +20,8 @@ def polygon(outline: Outline) -> Array:
     if isinstance(outline, Stadium):
         radius, straight = outline.size_m[1] / 2.0, (outline.size_m[0] - outline.size_m[1]) / 2.0
         aside = np.array([straight, 0.0])
-        right = _arc(radius, -np.pi / 2.0, np.pi / 2.0, CIRCLE_EDGES // 2)
-        left = _arc(radius, np.pi / 2.0, 1.5 * np.pi, CIRCLE_EDGES // 2)
+        right = _arc(radius, -np.pi / 2.0, np.pi / 2.0, ARC_EDGES)
+        left = _arc(radius, np.pi / 2.0, 1.5 * np.pi, ARC_EDGES)
         return np.concatenate([right + aside, left - aside])
     return np.array(outline.points_m, dtype=np.float64)
 

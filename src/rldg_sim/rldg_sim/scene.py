@@ -21,12 +21,11 @@ from rldg_core.scene_spec import (
     Circle,
     FreeObject,
     Held,
+    Outline,
     PartShape,
-    Polygon,
     Port,
     Rectangle,
     SceneSpec,
-    Stadium,
 )
 from rldg_core.task import Task, TaskError
 from rldg_sim import textures
@@ -178,12 +177,6 @@ def _hold(spec: mujoco.MjSpec, hand: Any, held: Held) -> None:
         ]
     elif isinstance(outline, Circle):
         shafts = [body.add_geom(type=_CYLINDER, size=(outline.diameter_m / 2, half, 0), pos=(0, 0, middle))]
-    elif isinstance(outline, Stadium):
-        radius, straight = outline.size_m[1] / 2, (outline.size_m[0] - outline.size_m[1]) / 2
-        shafts = [body.add_geom(type=_BOX, size=(straight, radius, half), pos=(0, 0, middle))]
-        shafts += [
-            body.add_geom(type=_CYLINDER, size=(radius, half, 0), pos=(x, 0, middle)) for x in (-straight, straight)
-        ]
     else:
         _prism(spec, "held_shaft", outline, held.length_m)
         shafts = [body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="held_shaft", pos=(0, 0, middle))]
@@ -192,7 +185,7 @@ def _hold(spec: mujoco.MjSpec, hand: Any, held: Held) -> None:
         _solid(shaft, _TOOL)
 
 
-def _prism(spec: mujoco.MjSpec, name: str, outline: Polygon, height: float) -> None:
+def _prism(spec: mujoco.MjSpec, name: str, outline: Outline, height: float) -> None:
     corners = polygon(outline)
     mesh = spec.add_mesh(name=name)
     mesh.uservert = [c for z in (-height / 2.0, height / 2.0) for x, y in corners for c in (x, y, z)]
