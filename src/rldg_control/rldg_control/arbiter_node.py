@@ -27,7 +27,7 @@ from rldg_core.door import Door
 from rldg_core.frames import Pose, body_delta
 from rldg_core.judge import AT_START_M
 from rldg_core.reset_motion import ResetMotion
-from rldg_core.task import Gains, GripperUse
+from rldg_core.task import Gains
 from rldg_core.teleop import Teleop
 from rldg_core.types import EpisodeStatus, Observation, Phase, Step
 from rldg_ros import conversions as convert
@@ -80,7 +80,7 @@ class ArbiterNode(BaseNode):
         self._names = ["observation", "episode"]
         self._names += [_TWIST, _JOY] if "operator" in wait_for else []
         self._names += ["policy"] if "policy" in wait_for else []
-        self._door = self._new_door()
+        self._door = Door(self.task, self.robot.tcp_frame)
         self._door.select(self._initial_policy, 0, require_fresh=False)
         self._teleop = Teleop()
         self._observation: Observation | None = None
@@ -93,25 +93,28 @@ class ArbiterNode(BaseNode):
         self._foreign_s = -_FOREIGN_S  # wall time of the last target that somebody else sent
         self._observer_trouble = ""
         self._gripper_closed = False
+        self._said: tuple[PoseStamped, Float64, StepMsg] | None = None  # what the last tick published
         self._motion: tuple[ResetMotion, int] | None = None
         self._gains: Gains | None = None
         self._gains_pending: Future | None = None
+        self._gains_asked_s = 0.0
         self._rendezvous = Rendezvous(self._names, self._timeout_s)
         self._pending_ns = self._ticked_ns = -1
         self._grid: GridTimer | None = None
 
         self._target = self.create_publisher(PoseStamped, "target_pose", qos.reliable())
-        self._gripper = self.create_publisher(Float64, "gripper/command", qos.reliable())
+        self._gripper = self.create_publisher(Float64, "gripper/command", qos.latched())
         self._step = self.create_publisher(StepMsg, "step", qos.reliable(10))
         self._set_parameters: Client = self.create_client(SetParameters, f"{_CONTROLLER}/set_parameters")
         self._recover: Client = self.create_client(Trigger, f"{_CONTROLLER}/recover")
         self.create_service(SelectPolicy, "arbiter/select_policy", self._on_select)
         self.create_service(SetBool, "arbiter/estop", self._on_estop)
         self.create_service(Trigger, "arbiter/recover", self._on_recover)
-        self.create_subscription(PoseStamped, "target_pose", self._on_any_target, qos.reliable(10), raw=True)
+        if not self.lockstep:  # there the pose is the observation's, and the graph consists of known nodes
+            self.create_subscription(PoseStamped, "target_pose", self._on_any_target, qos.reliable(10), raw=True)
+            self.listen(PoseStamped, "current_pose", self._on_pose, qos.sensor())
         self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
         self.listen(Episode, "episode", self._on_episode, qos.latched())
-        self.listen(PoseStamped, "current_pose", self._on_pose, qos.stream(self.lockstep))
         self.listen(UInt8, "robot_mode", self._on_mode, qos.latched())
         self.listen(Action, "action", self._on_action, qos.reliable(10))
         self.listen(TwistStamped, "spacenav/twist_stamped", self._on_twist, qos.reliable(10))
@@ -134,6 +137,9 @@ class ArbiterNode(BaseNode):
         late = self._rendezvous.expire() if self.lockstep else []
         if late:
             self.report("lockstep", WARN, f"went on without {', '.join(late)} after {self._timeout_s} s")
+        if self._gains_pending is not None and time.monotonic() - self._gains_asked_s > self._timeout_s:
+            self._gains_pending = None
+            self.report("gains", ERROR, f"{_CONTROLLER}/set_parameters did not answer within {self._timeout_s} s")
         if self.lockstep:
             self._tick_if_complete()
 
@@ -148,6 +154,10 @@ class ArbiterNode(BaseNode):
     def _on_observation(self, msg: ObservationMsg) -> None:
         self._observation = convert.observation_from_msg(msg)
         self._heard_s["observation"] = time.monotonic()
+        if self.lockstep:
+            self._pose, self._pending_ns = self._observation.tcp_pose, self._observation.stamp_ns
+            if self._pending_ns == self._ticked_ns and self._said is not None:
+                self._say(*self._said)  # asked again: something of it was lost
         self._arrived("observation", self._observation.stamp_ns)
 
     def _on_episode(self, msg: Episode) -> None:
@@ -160,16 +170,12 @@ class ArbiterNode(BaseNode):
             raise ValueError(f"current_pose: frame_id is {msg.header.frame_id!r}, must be {self.robot.base_frame!r}")
         self._pose = convert.pose_from_msg(msg.pose, "current_pose")
         self._heard_s["arm"] = time.monotonic()
-        if self.lockstep:
-            self._pending_ns = convert.stamp_from_msg(msg.header.stamp)
-            self._tick_if_complete()
 
     def _on_mode(self, msg: UInt8) -> None:
         recovered = self._mode in _MODES and msg.data not in _MODES
         self._mode = msg.data
-        if recovered and self.task.control.gripper is GripperUse.FIXED:
-            # the arm may have been pushed away: the next target starts from where it is
-            self._door = self._new_door(self._door)
+        if recovered:
+            self._door.forget_target()  # the arm may have been pushed away: the next target starts from where it is
 
     def _on_action(self, msg: Action) -> None:
         chunk = convert.chunk_from_msg(msg)
@@ -268,9 +274,17 @@ class ArbiterNode(BaseNode):
     def _publish(self, step: Step) -> None:
         target = convert.stamped_pose_to_msg(step.target, step.stamp_ns, self.robot.base_frame)
         self._sent.append((target.header.stamp.sec, target.header.stamp.nanosec))
+        gripper = Float64(data=0.0 if step.executed.gripper_closed else 1.0)
+        if self._said is None or self._said[1] != gripper:
+            self._gripper.publish(gripper)
+        self._said = target, gripper, convert.step_to_msg(step, self.robot.base_frame)
         self._target.publish(target)
-        self._gripper.publish(Float64(data=0.0 if step.executed.gripper_closed else 1.0))
-        self._step.publish(convert.step_to_msg(step, self.robot.base_frame))
+        self._step.publish(self._said[2])
+
+    def _say(self, target: PoseStamped, gripper: Float64, step: StepMsg) -> None:
+        self._gripper.publish(gripper)
+        self._target.publish(target)
+        self._step.publish(step)
 
     def _faults(self) -> list[str]:
         """Why the arm must hold, as far as the door cannot see it."""
@@ -307,14 +321,6 @@ class ArbiterNode(BaseNode):
             target = measured
         return start if _distance_m(measured, start) < AT_START_M else target
 
-    def _new_door(self, old: Door | None = None) -> Door:
-        """A door without a last target; selection and e-stop are kept."""
-        door = Door(self.task, self.robot.tcp_frame)
-        if old is not None:
-            door.select(old.selected, 0, require_fresh=False)
-            door.set_estop(old.estop)
-        return door
-
     # gains
 
     def _request_gains(self, phase: Phase) -> None:
@@ -336,7 +342,7 @@ class ArbiterNode(BaseNode):
             for name, value in impedance_parameters(wanted, impedance).items()
         ]
         future = self._set_parameters.call_async(SetParameters.Request(parameters=values))
-        self._gains_pending = future
+        self._gains_pending, self._gains_asked_s = future, time.monotonic()
         future.add_done_callback(lambda done: self._on_gains(done, wanted))
 
     def _on_gains(self, future: Future, wanted: Gains) -> None:

@@ -58,6 +58,7 @@ class EpisodeManagerNode(BaseNode):
         self._judge = Judge(self.task, self._session_id)
         self._flow = EpisodeFlow(self.task, self._judge, self._request_reset, arm_is_placed=self._move_arm)
         self._truth: dict[str, Pose] = {}
+        self._said: EpisodeStatus | None = None  # the verdict that was published last
         self._observation: Observation | None = None
         self._heard_s = time.monotonic()
         self._beats_s: dict[str, float] = {}  # of those who were ever heard: a real arm's controller does not beat
@@ -148,7 +149,11 @@ class EpisodeManagerNode(BaseNode):
 
     def _judge_if_complete(self) -> None:
         observation = self._observation
-        if observation is None or observation.stamp_ns == self._judged_ns:
+        if observation is None:
+            return
+        if observation.stamp_ns == self._judged_ns:
+            if self.lockstep and self._said is not None and self._said.stamp_ns == self._judged_ns:
+                self._publisher.publish(convert.episode_to_msg(self._said))  # asked again: it was lost
             return
         if self.lockstep and not self._rendezvous.complete(observation.stamp_ns):
             return
@@ -158,6 +163,7 @@ class EpisodeManagerNode(BaseNode):
     def _publish(self, status: EpisodeStatus | None) -> None:
         if status is None:
             return
+        self._said = status
         self._publisher.publish(convert.episode_to_msg(status))
         if self._goal is not None:
             self._follow(status)
@@ -212,12 +218,12 @@ class EpisodeManagerNode(BaseNode):
         if not self.active:
             response.message = "the episode manager is not active"
             return response
-        ended = self._judge.status.phase is Phase.ENDED
+        running = self._judge.status.phase is Phase.RUNNING
         refusal = self._judge.label(request.label, request.labeller or "operator")
-        status = self._judge.status
+        status = self._judge.status if running else self._judge.ended
         response.success = not refusal
-        response.message = refusal or f"{status.episode_id}: {request.label}"
-        if response.success and ended:
+        response.message = refusal or f"{status.episode_id if status else ''}: {request.label}"
+        if response.success and not running and status is not None:
             self._publisher.publish(convert.episode_to_msg(status))
         self.get_logger().info(f"label {request.label!r} by {request.labeller!r}: {response.message}")
         return response

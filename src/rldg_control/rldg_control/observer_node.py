@@ -37,6 +37,7 @@ class ObserverNode(BaseNode):
     def on_setup(self) -> None:
         self._assembler = ObservationAssembler()
         self._image_ns = self._published_ns = -1
+        self._said: Observation | None = None  # the last observation that was published
         self._grid: GridTimer | None = None
         self._rendezvous = self._new_rendezvous()
         self._publisher = self.create_publisher(Observation, "observation", qos.reliable())
@@ -108,6 +109,8 @@ class ObserverNode(BaseNode):
         if stamp_ns < self._published_ns - _CLOCK_RESET_NS:
             self._published_ns, self._rendezvous = -1, self._new_rendezvous()
         self._image_ns = stamp_ns
+        if self.lockstep and stamp_ns == self._published_ns and self._said is not None:
+            self._publisher.publish(self._said)  # asked again: it was lost
         self._arrived("wrist/color/image_raw", stamp_ns)
 
     def _on_episode(self, msg: Episode) -> None:
@@ -149,12 +152,13 @@ class ObserverNode(BaseNode):
         if observation is None:
             self.report("inputs", WARN, f"waiting for {', '.join(self._assembler.missing())}")
             return
-        self._published_ns = observation.stamp_ns
+        self._published_ns, self._said = observation.stamp_ns, None
         faults = self._assembler.faults()
         if faults:
             self.report("inputs", ERROR, "; ".join(faults))
             return
-        self._publisher.publish(convert.observation_to_msg(observation, self.robot.base_frame, self.robot.camera_frame))
+        self._said = convert.observation_to_msg(observation, self.robot.base_frame, self.robot.camera_frame)
+        self._publisher.publish(self._said)
         self.report(
             "inputs",
             OK,

@@ -111,6 +111,10 @@ class Door:
         """Latch the e-stop with a cause; "" releases it."""
         self._estop = cause
 
+    def forget_target(self) -> None:
+        """Start the next target from the measured pose: the arm was not under control for a while."""
+        self._target, self._holding = None, False
+
     # --- a tick ----------------------------------------------------------------------------------------------------
 
     def tick(

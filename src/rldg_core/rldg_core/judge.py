@@ -59,6 +59,12 @@ class Judge:
         self._number = 0
         self._hits = 0
         self._label: tuple[Outcome, str] | None = None
+        self._ended: EpisodeStatus | None = None
+
+    @property
+    def ended(self) -> EpisodeStatus | None:
+        """The verdict that ended the last episode, as it stands after relabelling."""
+        return self._ended
 
     @property
     def status(self) -> EpisodeStatus:
@@ -122,10 +128,13 @@ class Judge:
             return f"label {label!r} is not one of {', '.join((*LABELS, 'undo'))}"
         if self._status.phase is Phase.RUNNING:
             self._label = (LABELS[label], f"label by {labeller}")
-        elif self._status.phase is Phase.ENDED:
-            self._finish(self._status.stamp_ns, LABELS[label], f"relabelled by {labeller}")
+        elif self._ended is not None:
+            now = self._status
+            self._status = self._ended
+            self._finish(now.stamp_ns, LABELS[label], f"relabelled by {labeller}")
+            self._status = self._status if now.phase is Phase.ENDED else now
         else:
-            return f"no episode to label: the phase is {self._status.phase.name.lower()}"
+            return "no episode to label yet"
         return ""
 
     def abort(self, reason: str) -> None:
@@ -176,3 +185,4 @@ class Judge:
             reason=reason,
             reward=1.0 if outcome is Outcome.SUCCESS else 0.0,
         )
+        self._ended = self._status

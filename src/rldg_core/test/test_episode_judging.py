@@ -108,6 +108,19 @@ def test_the_last_episode_can_be_relabelled_after_the_fact(task):
     assert (judge.status.outcome, judge.status.reward) == (Outcome.FAILURE, 0.0)
 
 
+def test_the_last_episode_can_be_relabelled_while_the_next_one_resets(task):
+    judge = started(task)
+    watch(judge, 1, tool_down(z=0.1))
+    judge.begin("", seed=4)
+    assert judge.label("failure", "ada") == ""
+    assert (judge.ended.episode_id, judge.ended.outcome, judge.ended.reason) == (
+        "s/0001",
+        Outcome.FAILURE,
+        "relabelled by ada",
+    )
+    assert (judge.status.phase, judge.status.episode_id) == (Phase.RESETTING, "s/0002")
+
+
 @pytest.mark.parametrize("label", ["won", "", "SUCCESS"])
 def test_an_unknown_label_is_refused_with_the_known_ones(task, label):
     assert "success, failure, aborted, undo" in started(task).label(label)

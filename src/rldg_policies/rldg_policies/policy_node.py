@@ -58,6 +58,7 @@ class PolicyNode(BaseNode):
         self._running = True
         self._answered = self._skipped = 0
         self._trouble = ""
+        self._said: tuple[int, Action] | None = None  # the last answer and what it answers
         self._slowest_s = 0.0
         self._worker = threading.Thread(target=self._work, name="policy", daemon=True)
         self._worker.start()
@@ -92,6 +93,9 @@ class PolicyNode(BaseNode):
 
     def _on_observation(self, msg: ObservationMsg) -> None:
         observation = convert.observation_from_msg(msg)
+        if self.lockstep and self._said is not None and self._said[0] == observation.stamp_ns:
+            self._publisher.publish(self._said[1])  # asked again: the answer was lost
+            return
         with self._wake:
             self._skipped += self._waiting is not None
             self._waiting = observation
@@ -127,7 +131,9 @@ class PolicyNode(BaseNode):
         if self._running and worker is self._worker:
             self._trouble = ""
             self._answered += 1
-            self._publisher.publish(convert.chunk_to_msg(chunk, self.now_ns()))
+            answer = convert.chunk_to_msg(chunk, self.now_ns())
+            self._publisher.publish(answer)
+            self._said = observation.stamp_ns, answer
 
 
 def main(args: list[str] | None = None) -> int:

@@ -50,6 +50,8 @@ class Bench:
         self.executor.remove_node(node)
         if isinstance(node, BaseNode):
             node.close()
+        for _ in range(3):  # what its timers have already queued must not run on a destroyed node
+            self.executor.spin_once(0.01)
         node.destroy_node()
 
     def spin(self, until: Callable[[], object], timeout_s: float = 20.0) -> bool:

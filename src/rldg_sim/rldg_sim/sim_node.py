@@ -106,7 +106,7 @@ class SimNode(BaseNode):
         self._clock_out = self.create_publisher(Clock, "/clock", qos.reliable(10)) if self.lockstep else None
 
         self.listen(PoseStamped, "target_pose", self._on_target, qos.reliable(2))
-        self.listen(Float64, "gripper/command", self._on_gripper, qos.reliable(2))
+        self.listen(Float64, "gripper/command", self._on_gripper, qos.latched())
         self.create_service(ResetScene, "reset_scene", self._on_reset)
 
     def on_start(self) -> None:
