@@ -43,9 +43,10 @@ class EpisodeRunner:
 
     Args:
         domain_id: ROS domain of the cell; that of the environment where None.
+        follow: listen to steps and episodes, which :meth:`run_episodes` reports; without it only start them.
     """
 
-    def __init__(self, domain_id: int | None = None) -> None:
+    def __init__(self, domain_id: int | None = None, *, follow: bool = True) -> None:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain_id)
         self.node = Node("episode_runner", context=self._context)
@@ -54,8 +55,9 @@ class EpisodeRunner:
         self._goals = ActionClient(self.node, RunEpisodes, "episode_manager/run_episodes")
         self._report = EpisodeReport()
         self._ended: list[EpisodeReport] = []
-        self.listen(Step, "step", lambda msg: self._report.add(step_from_msg(msg)), qos.reliable(50))
-        self.listen(Episode, "episode", self._on_episode, qos.latched())
+        if follow:
+            self.listen(Step, "step", lambda msg: self._report.add(step_from_msg(msg)), qos.reliable(50))
+            self.listen(Episode, "episode", self._on_episode, qos.latched())
 
     def __enter__(self) -> EpisodeRunner:
         return self

@@ -12,6 +12,7 @@ from std_msgs.msg import Header
 from rldg_control.images import square
 from rldg_control.rendezvous import Rendezvous
 from rldg_core.observation import ObservationAssembler
+from rldg_core.task import GripperUse
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
@@ -39,6 +40,10 @@ class ObserverNode(BaseNode):
         self._image_ns = self._published_ns = -1
         self._said: Observation | None = None  # the last observation that was published
         self._grid: GridTimer | None = None
+        # who answers an observation with something that the next one carries
+        fixed = self.task.control.gripper is GripperUse.FIXED
+        self._answers = ("episode",) if fixed else ("episode", "step")
+        self._assembler.set_gripper_command(fixed)
         self._rendezvous = self._new_rendezvous()
         self._publisher = self.create_publisher(Observation, "observation", qos.reliable())
         stream = qos.stream(self.lockstep)
@@ -48,7 +53,8 @@ class ObserverNode(BaseNode):
         self.listen(JointState, "gripper/joint_states", self._on_gripper, stream)
         self.listen(Image, "wrist/color/image_raw", self._on_image, stream)
         self.listen(Episode, "episode", self._on_episode, qos.latched())
-        self.listen(Step, "step", self._on_step, qos.reliable(10))
+        if not fixed:
+            self.listen(Step, "step", self._on_step, qos.reliable(10))
 
     def on_start(self) -> None:
         if not self.lockstep:
@@ -125,7 +131,7 @@ class ObserverNode(BaseNode):
     # assembly
 
     def _new_rendezvous(self) -> Rendezvous:
-        return Rendezvous((*_STREAMS, "episode", "step"), self._timeout_s)
+        return Rendezvous((*_STREAMS, *self._answers), self._timeout_s)
 
     def _arrived(self, name: str, stamp_ns: int) -> None:
         if self.lockstep:
@@ -138,7 +144,7 @@ class ObserverNode(BaseNode):
             self._assemble(self._image_ns)
 
     def _ready(self) -> bool:
-        for name in ("episode", "step"):  # they answer the previous observation, so they are awaited at its stamp
+        for name in self._answers:  # awaited at the stamp of the previous observation
             self._rendezvous.require(name, self._published_ns)
         return self._rendezvous.complete(self._image_ns)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from rldg_core.door import Door
 from rldg_core.frames import apply_body_delta, body_delta, rotation_angle
 from rldg_core.teleop import HumanCommand

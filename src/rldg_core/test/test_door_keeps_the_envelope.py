@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rldg_core.door import Door
 from rldg_core.frames import Pose, exp_rotation, quaternion_multiply, rotation_angle
 from rldg_core.safety import Envelope

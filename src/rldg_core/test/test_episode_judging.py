@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from rldg_core.frames import Pose
 from rldg_core.judge import Judge, at_start
 from rldg_core.task import TaskError

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rldg_core.frames import (
     Pose,
     apply_body_delta,

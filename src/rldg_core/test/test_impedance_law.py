@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from rldg_core.frames import Pose, apply_body_delta
 from rldg_core.impedance import filter_target, joint_torques, limit_torque_rate, spring_damper_wrench
 from rldg_core.task import Gains

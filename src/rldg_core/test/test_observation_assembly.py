@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from rldg_core.observation import ObservationAssembler, Track, proprioception
 from rldg_core.testing import running, tool_down
 from rldg_core.types import EpisodeStatus, Phase

@@ -1,6 +1,7 @@
 """The reset motion rises before it moves sideways and keeps its speed."""
 
 import numpy as np
+
 from rldg_core.frames import rotation_angle
 from rldg_core.reset_motion import ResetMotion
 from rldg_core.testing import tool_down

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from rldg_core.task import Placement, PoseSpec, Range, TaskError, config_directory, load_robot, load_task, task_names
 
 MINIMAL = """

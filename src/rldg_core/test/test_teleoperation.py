@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from rldg_core.teleop import Teleop
 from rldg_core.testing import TICK_NS, tool_down
 

@@ -115,8 +115,11 @@ _LINKS = (
 )
 
 
-def add_arm(spec: mujoco.MjSpec) -> Any:
+def add_arm(spec: mujoco.MjSpec, grasp_width_m: float | None = None) -> Any:
     """Add the arm with its base at the world's origin and return the hand's body.
+
+    With ``grasp_width_m`` the fingers are rigid at that opening: a grasp made before the episode, without the two
+    degrees of freedom and the coupling that cost a third of the physics.
 
     Adds the bodies ``fr3_link0`` to ``fr3_link7``, ``fr3_hand``, two fingers with pads, the joints of :data:`JOINTS`
     and :data:`FINGER_JOINTS`, the site ``fr3_hand_tcp`` and the camera ``wrist``. Weights are compensated, as the robot
@@ -151,16 +154,21 @@ def add_arm(spec: mujoco.MjSpec) -> Any:
         ("fr3_leftfinger", FINGER_JOINTS[0], (1.0, 0.0, 0.0, 0.0)),
         ("fr3_rightfinger", FINGER_JOINTS[1], (0.0, 0.0, 0.0, 1.0)),
     ):
-        _add_finger(hand, name, joint_name, turn)
+        _add_finger(hand, name, joint_name, turn, grasp_width_m)
     return hand
 
 
-def _add_finger(hand: Any, name: str, joint_name: str, turn: tuple[float, float, float, float]) -> None:
-    finger = hand.add_body(name=name, pos=(0.0, 0.0, 0.0584), quat=turn, gravcomp=1.0)
+def _add_finger(
+    hand: Any, name: str, joint_name: str, turn: tuple[float, float, float, float], grasp_width_m: float | None
+) -> None:
+    outward = 1.0 if turn[0] else -1.0
+    opening = outward * grasp_width_m / 2.0 if grasp_width_m is not None else 0.0
+    finger = hand.add_body(name=name, pos=(0.0, opening, 0.0584), quat=turn, gravcomp=1.0)
     finger.mass, finger.inertia, finger.explicitinertial = 0.015, (2.375e-6, 2.375e-6, 7.5e-7), True
-    joint = finger.add_joint(name=joint_name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=(0.0, 1.0, 0.0))
-    joint.limited, joint.range = True, (0.0, FINGER_TRAVEL_M)
-    joint.armature, joint.damping = 0.1, (5.0, 0.0, 0.0)
+    if grasp_width_m is None:
+        joint = finger.add_joint(name=joint_name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=(0.0, 1.0, 0.0))
+        joint.limited, joint.range = True, (0.0, FINGER_TRAVEL_M)
+        joint.armature, joint.damping = 0.1, (5.0, 0.0, 0.0)
     box = mujoco.mjtGeom.mjGEOM_BOX
     finger.add_geom(
         type=box,

@@ -21,7 +21,7 @@ from rldg_core.frames import (
     rotate,
 )
 from rldg_core.scene_spec import SceneSpec
-from rldg_core.task import Gains, GripperUse, Robot, Task, TaskError, load_robot
+from rldg_core.task import Gains, Robot, Task, TaskError, load_robot
 from rldg_sim.arm import FINGER_JOINTS, FINGER_TRAVEL_M
 from rldg_sim.rendering import Painter
 from rldg_sim.scene import DISTRACTORS, MAX_RENDER_PX, PHYSICS_STEP_S, build, to_rgba
@@ -87,13 +87,16 @@ class _Stage:
         self.springs = [model.actuator(f"spring_{i}").id for i in range(6)]
         self.dampers = [model.actuator(f"damper_{i}").id for i in range(6)]
         self.postures = [model.actuator(f"posture_{name}").id for name in _joint_names(model)]
-        self.gripper = model.actuator("gripper").id
+        self.held = task.simulation.held if task.simulation is not None else None
         self.filters = [int(model.actuator_actadr[a]) for a in self.springs]
-        self.grip_filter = int(model.actuator_actadr[self.gripper])
         self.has_object = "object" in [model.body(i).name for i in range(model.nbody)]
         self.object_q = int(model.joint("object").qposadr[0]) if self.has_object else -1
         self.object_v = int(model.joint("object").dofadr[0]) if self.has_object else -1
-        self.fingers_q = [int(model.joint(name).qposadr[0]) for name in FINGER_JOINTS]
+        self.fingers_q: list[int] = []
+        if self.held is None:
+            self.gripper = model.actuator("gripper").id
+            self.grip_filter = int(model.actuator_actadr[self.gripper])
+            self.fingers_q = [int(model.joint(name).qposadr[0]) for name in FINGER_JOINTS]
         self.colours, self.material_colours = model.geom_rgba.copy(), model.mat_rgba.copy()
         tool_bodies = [
             i for i in range(model.nbody) if model.body_rootid[i] == model.body_rootid[self.hand] and i >= self.hand
@@ -210,11 +213,9 @@ class Cell:
         data.qpos[:_ARM_DOF] = posture
         self._posture_rad = posture
         self._write_posture_gains(task.impedance.nullspace_stiffness_nm_rad)
-        held = task.simulation.held if task.simulation is not None else None
-        opening = held.grip_size_m[1] / 2.0 if held is not None else FINGER_TRAVEL_M
-        self._closed_at_m = held.grip_size_m[1] / 2.0 if held is not None else 0.0
-        data.qpos[stage.fingers_q] = opening
-        data.act[stage.grip_filter] = data.ctrl[stage.gripper] = opening
+        if stage.held is None:
+            data.qpos[stage.fingers_q] = FINGER_TRAVEL_M
+            data.act[stage.grip_filter] = data.ctrl[stage.gripper] = FINGER_TRAVEL_M
         self._reference = start.quaternion
         self._target = start
         data.act[stage.filters] = [*start.position, 0.0, 0.0, 0.0]
@@ -346,8 +347,8 @@ class Cell:
 
     def set_gripper(self, closed: bool) -> None:
         """Close or open the fingers; without effect on a plug that is held from the start."""
-        if self.task.control.gripper is GripperUse.BINARY:
-            self._stage.data.ctrl[self._stage.gripper] = self._closed_at_m if closed else FINGER_TRAVEL_M
+        if self._stage.held is None:
+            self._stage.data.ctrl[self._stage.gripper] = 0.0 if closed else FINGER_TRAVEL_M
 
     def set_gains(self, gains: Gains) -> None:
         """Stiffness, damping and clips of the law, in force from the next physics step."""
@@ -468,7 +469,7 @@ class Cell:
             joint_position_rad=np.array(data.qpos[:_ARM_DOF]),
             joint_velocity_rad_s=np.array(data.qvel[:_ARM_DOF]),
             joint_effort_nm=np.array(data.qfrc_actuator[:_ARM_DOF]),
-            gripper_width_m=float(data.qpos[stage.fingers_q].sum()),
+            gripper_width_m=stage.held.grip_size_m[1] if stage.held else float(data.qpos[stage.fingers_q].sum()),
         )
 
     def truth(self) -> Truth:

@@ -72,16 +72,17 @@ def build(task: Task, scene: SceneSpec) -> mujoco.MjSpec:
     spec = mujoco.MjSpec()
     _configure(spec)
     _surroundings(spec, scene)
-    hand = add_arm(spec)
+    held = simulation.held
+    hand = add_arm(spec, held.grip_size_m[1] if held is not None else None)
     for geom in spec.geoms:
         if geom.name == "palm" or geom.name.endswith(("_pad", "_body")):
             _solid(geom, _TOOL, _PAD_FRICTION if geom.name.endswith("_pad") else _FRICTION)
-    if simulation.held is not None:
-        _hold(spec, hand, simulation.held)
+    if held is not None:
+        _hold(spec, hand, held)
     fixture = spec.worldbody.add_body(name="fixture", mocap=True, pos=task.fixture.pose.xyz_m)
     height = task.fixture.pose.xyz_m[2]
     if isinstance(simulation.fixture, Port):
-        _port(fixture, simulation.fixture, simulation.held, height, task)
+        _port(fixture, simulation.fixture, held, height, task)
     else:
         _bowl(fixture, simulation.fixture)
     free = scene.object or simulation.object
@@ -92,6 +93,8 @@ def build(task: Task, scene: SceneSpec) -> mujoco.MjSpec:
     for i in range(DISTRACTORS):
         _distractor(spec, i)
     _servo(spec)
+    if held is None:
+        _gripper(spec)
     return spec
 
 
@@ -399,6 +402,13 @@ def _servo(spec: mujoco.MjSpec) -> None:
         posture = spec.add_actuator(name=f"posture_{name}", target=name, trntype=joint)
         posture.gaintype, posture.biastype = fixed, affine
         posture.gainprm[0], posture.biasprm[1] = 1.0, -0.5
+    for name, kind in (("force", mujoco.mjtSensor.mjSENS_FORCE), ("torque", mujoco.mjtSensor.mjSENS_TORQUE)):
+        spec.add_sensor(name=name, type=kind, objtype=mujoco.mjtObj.mjOBJ_SITE, objname="flange")
+
+
+def _gripper(spec: mujoco.MjSpec) -> None:
+    """Both fingers, coupled, driven by one actuator."""
+    affine, fixed = mujoco.mjtBias.mjBIAS_AFFINE, mujoco.mjtGain.mjGAIN_FIXED
     tendon = spec.add_tendon(name="fingers")
     for name in FINGER_JOINTS:
         tendon.wrap_joint(name, 0.5)
@@ -421,8 +431,6 @@ def _servo(spec: mujoco.MjSpec) -> None:
         -_GRIP_STIFFNESS_N_M / 100.0,
     )
     grip.forcelimited, grip.forcerange = True, (-_GRIP_FORCE_N, _GRIP_FORCE_N)
-    for name, kind in (("force", mujoco.mjtSensor.mjSENS_FORCE), ("torque", mujoco.mjtSensor.mjSENS_TORQUE)):
-        spec.add_sensor(name=name, type=kind, objtype=mujoco.mjtObj.mjOBJ_SITE, objname="flange")
 
 
 def _solid(geom: Any, bits: tuple[int, int], friction: tuple[float, float, float] = _FRICTION) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
@@ -243,7 +245,7 @@ class SimNode(BaseNode):
         if self._simulated_s >= self._camera_due_s:
             self._camera_due_s = max(self._camera_due_s + self._camera_period_s, self._simulated_s)
             self._publish_truth()
-            self._publish_image()
+            self._publish_image(self._cell.image("wrist"))
         if self._simulated_s >= self._scene_due_s:
             self._scene_due_s = max(self._scene_due_s + self._scene_period_s, self._simulated_s)
             self._publish_scene_if_watched()
@@ -265,13 +267,15 @@ class SimNode(BaseNode):
         self._publish_everything()
 
     def _publish_everything(self) -> None:
+        """All of one stamp in one burst, so that each receiver is woken once; what nobody waits for comes last."""
         assert self._clock_out is not None
-        self._stepped = time.monotonic()
-        self._clock_out.publish(Clock(clock=stamp_to_msg(self._stamp_ns)))
+        image = self._cell.image("wrist")
         self._publish_state()
+        self._publish_image(image)
         self._publish_truth()
-        self._publish_image()
+        self._clock_out.publish(Clock(clock=stamp_to_msg(self._stamp_ns)))
         self._publish_scene_if_watched()
+        self._stepped = time.monotonic()
 
     def on_pulse(self) -> None:
         rivals = self.count_publishers("target_pose") > 1
@@ -319,8 +323,7 @@ class SimNode(BaseNode):
         if truth.object_pose is not None:
             self._object_out.publish(stamped_pose_to_msg(truth.object_pose, self._stamp_ns, frame))
 
-    def _publish_image(self) -> None:
-        image = self._cell.image("wrist")
+    def _publish_image(self, image: npt.NDArray[np.uint8]) -> None:
         self._image_out.publish(image_to_msg(image, self._stamp_ns, self.robot.camera_frame))
         if self._info_out.get_subscription_count() > 0:
             self._info_out.publish(self._camera_info())
