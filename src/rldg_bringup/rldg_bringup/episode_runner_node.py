@@ -68,11 +68,11 @@ class EpisodeRunner:
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
 
-    def listen(self, kind: type[_M], topic: str, handler: Callable[[_M], object], profile: QoSProfile) -> None:
+    def listen(self, kind: type[_M], topic: str, handler: Callable[[_M], None], profile: QoSProfile) -> None:
         """Have ``handler`` called with the messages of a topic while this object spins."""
         self.node.create_subscription(kind, topic, handler, profile)
 
-    def watch(self, on_scene: Callable[[Image], object], on_observation: Callable[[Observation], object]) -> None:
+    def watch(self, on_scene: Callable[[Image], None], on_observation: Callable[[Observation], None]) -> None:
         """Have the scene camera's images, shape (side, side, 3), and the observations handed over."""
         self.listen(ImageMsg, "scene/color/image_raw", lambda msg: on_scene(image_from_msg(msg)), qos.reliable())
         self.listen(
@@ -185,7 +185,8 @@ class EpisodeRunner:
                 break
             yield self._ended.pop(0)
         self.spin_until(result.done, timeout_s, "the result")
-        message = result.result().result.message
+        answer: Any = result.result()
+        message = answer.result.message
         if message:
             raise RuntimeError(message)
 

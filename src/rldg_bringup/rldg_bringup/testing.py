@@ -30,7 +30,9 @@ def running_cell(
         TimeoutError: the nodes did not come up; the message ends with the last lines of the log.
     """
     environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
-    with lease_domain("a test cell", environment) as lease:
+    lease = lease_domain("a test cell", environment)
+    assert lease is not None  # None is for a domain that is shared
+    with lease:
         environment["ROS_DOMAIN_ID"] = str(lease.domain)
         launch = Launch(launch_file("cell"), {"task": task, **arguments}, environment, log_dir=log_dir)
         with launch, EpisodeRunner(lease.domain) as runner:

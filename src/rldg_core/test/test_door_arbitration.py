@@ -1,5 +1,7 @@
 """Who drives, and what makes the arm hold."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -200,7 +202,7 @@ def test_gripper_toggles_wait_for_the_dwell_time():
         closed.append(tick(door, n, human=wish).executed.gripper_closed)
     assert closed[0] is True
     toggles = [i for i in range(1, len(closed)) if closed[i] != closed[i - 1]]
-    assert toggles and toggles[0] >= 5 and all(b - a >= 5 for a, b in zip(toggles, toggles[1:], strict=False))
+    assert toggles and toggles[0] >= 5 and all(b - a >= 5 for a, b in itertools.pairwise(toggles))
 
 
 def test_a_verdict_is_recorded_exactly_once(door):

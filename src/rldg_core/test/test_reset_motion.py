@@ -1,5 +1,7 @@
 """The reset motion rises before it moves sideways and keeps its speed."""
 
+import itertools
+
 import numpy as np
 
 from rldg_core.frames import rotation_angle
@@ -21,8 +23,8 @@ def test_it_rises_before_it_crosses_and_ends_at_the_start_pose():
 def test_it_keeps_its_speed():
     motion = ResetMotion(tool_down(0.45, 0.05, 0.1), tool_down(0.55, -0.05, 0.2, yaw=1.0), 0.05, 0.1, 0.8)
     path = [motion.target(t) for t in np.arange(0.0, motion.duration_s + 0.1, 0.01)]
-    steps = [np.linalg.norm(b.position - a.position) for a, b in zip(path, path[1:], strict=False)]
-    turns = [rotation_angle(a, b) for a, b in zip(path, path[1:], strict=False)]
+    steps = [np.linalg.norm(b.position - a.position) for a, b in itertools.pairwise(path)]
+    turns = [rotation_angle(a, b) for a, b in itertools.pairwise(path)]
     assert max(steps) <= 0.1 * 0.01 + 1e-9 and max(turns) <= 0.8 * 0.01 + 1e-6
 
 

@@ -98,7 +98,7 @@ def test_a_file_that_is_no_mapping_is_refused(write, text):
 
 
 def test_a_missing_file_says_which_tasks_exist():
-    with pytest.raises(TaskError, match="tasks here: .*usb_insertion"):
+    with pytest.raises(TaskError, match=r"tasks here: .*usb_insertion"):
         load_task("no_such_task")
 
 

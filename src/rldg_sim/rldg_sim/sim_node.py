@@ -257,11 +257,12 @@ class SimNode(BaseNode):
         step, target = self._step, self._target
         if step is None or stamp_from_msg(step.header.stamp) != self._stamp_ns:
             return
-        if target is None or target[0] != self._stamp_ns or self._gripper_closed != step.executed_gripper_closed:
+        closed = self._gripper_closed
+        if target is None or target[0] != self._stamp_ns or closed is None or closed != step.executed_gripper_closed:
             return
         if self._stamp_ns >= self._ignore_until_ns:
             self._cell.set_target(pose_from_msg(target[1].pose))
-            self._cell.set_gripper(self._gripper_closed)
+            self._cell.set_gripper(closed)
         self._cell.advance(self.task.control.period_s)
         self._stamp_ns += round(self.task.control.period_s * 1e9)
         self._publish_everything()
