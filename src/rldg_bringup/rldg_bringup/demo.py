@@ -26,7 +26,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="rldg demo", description="Launch a task in simulation and let the scripted operator do it."
     )
-    parser.add_argument("--task", default="usb_insertion", help="a name of config/tasks (default: %(default)s)")
+    parser.add_argument(
+        "--task", default="usb_insertion", help="a name of config/tasks or a YAML file (default: %(default)s)"
+    )
     parser.add_argument("--episodes", type=int, default=5, help="how many episodes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument("--scene", default="", help="scene of the task (default: its first)")
@@ -35,6 +37,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.episodes < 1:
         parser.error(f"--episodes: is {options.episodes}, must be 1 or more")
+    if not 0 <= options.seed < 2**31:
+        parser.error(f"--seed: is {options.seed}, must be from 0 to {2**31 - 1}")
     return options
 
 
@@ -45,15 +49,20 @@ def main(argv: list[str]) -> int:
     try:
         task = load_task(options.task)
         task.scene(options.scene)
-        file = launch_file(options.task)
-    except (ValueError, LookupError) as error:
+        file = launch_file("cell")
+        options.output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, LookupError, OSError) as error:
         print(f"rldg demo: {error}", file=sys.stderr)
         return 2
-    options.output.mkdir(parents=True, exist_ok=True)
     lease = lease_domain(file.name)
     if lease is not None:
         os.environ["ROS_DOMAIN_ID"] = str(lease.domain)
-    arguments = {"operator": "scripted", "lockstep": str(options.lockstep).lower(), "scene": options.scene}
+    arguments = {
+        "task": options.task,
+        "operator": "scripted",
+        "lockstep": str(options.lockstep).lower(),
+        "scene": options.scene,
+    }
     console.print(f"[bold]{task.name}[/] in simulation: “{task.instruction}”, {options.episodes} episodes")
     launch = Launch(file, arguments, log_dir=options.output / "log")
     try:

@@ -31,15 +31,18 @@ class EpisodeReport:
         if step.episode_id:
             self.steps.append(step)
 
-    def judge(self, status: EpisodeStatus) -> EpisodeReport | None:
-        """Take in a verdict; returns this report once the episode has ended."""
-        if status.phase is Phase.RUNNING and status.episode_id != self.episode_id:
+    def judge(self, status: EpisodeStatus) -> None:
+        """Take in a verdict."""
+        if status.phase is Phase.RUNNING and not self.episode_id:
             self.episode_id, self.seed = status.episode_id, status.seed
             self.steps = [step for step in self.steps if step.episode_id == status.episode_id]
-        if status.phase is not Phase.ENDED or not self.episode_id or status.episode_id != self.episode_id:
-            return None
-        self.outcome, self.reason = status.outcome, status.reason
-        return self
+        if status.phase is Phase.ENDED and self.episode_id and status.episode_id == self.episode_id:
+            self.outcome, self.reason = status.outcome, status.reason
+
+    @property
+    def complete(self) -> bool:
+        """Whether the outcome is known and the step that carries it has arrived: they come on two topics."""
+        return self.outcome is not Outcome.NONE and bool(self.steps) and self.steps[-1].is_last
 
     @property
     def duration_s(self) -> float:

@@ -28,7 +28,7 @@ from std_srvs.srv import Trigger
 
 from rldg_bringup.episode_report import EpisodeReport
 from rldg_bringup.pictures import Image
-from rldg_core.types import Observation
+from rldg_core.types import Observation, Outcome
 from rldg_ros import qos
 from rldg_ros.conversions import episode_from_msg, image_from_msg, observation_from_msg, step_from_msg
 from rldg_ros.main import make_executor
@@ -56,7 +56,7 @@ class EpisodeRunner:
         self._report = EpisodeReport()
         self._ended: list[EpisodeReport] = []
         if follow:
-            self.listen(Step, "step", lambda msg: self._report.add(step_from_msg(msg)), qos.reliable(50))
+            self.listen(Step, "step", self._on_step, qos.reliable(50))
             self.listen(Episode, "episode", self._on_episode, qos.latched())
 
     def __enter__(self) -> EpisodeRunner:
@@ -180,7 +180,9 @@ class EpisodeRunner:
         for _ in range(count):
             self.spin_until(lambda: bool(self._ended) or result.done(), timeout_s, "the end of an episode")
             if not self._ended:
-                self.spin(0.5)  # the result may overtake the last episode
+                self.spin(0.5)  # the result may overtake the end of the last episode
+            if not self._ended and self._report.outcome is not Outcome.NONE:
+                self._deliver()  # it was aborted without a last step
             if not self._ended:
                 break
             yield self._ended.pop(0)
@@ -195,7 +197,18 @@ class EpisodeRunner:
         return future.result()
 
     def _on_episode(self, msg: Episode) -> None:
-        report = self._report.judge(episode_from_msg(msg))
-        if report is not None:
-            self._ended.append(report)
-            self._report = EpisodeReport()
+        status = episode_from_msg(msg)
+        if self._report.outcome is not Outcome.NONE and status.episode_id != self._report.episode_id:
+            self._deliver()
+        self._report.judge(status)
+        if self._report.complete:
+            self._deliver()
+
+    def _on_step(self, msg: Step) -> None:
+        self._report.add(step_from_msg(msg))
+        if self._report.complete:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        self._ended.append(self._report)
+        self._report = EpisodeReport()

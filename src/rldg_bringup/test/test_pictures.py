@@ -1,0 +1,44 @@
+"""Films and contact sheets."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from rldg_bringup.pictures import Film, contact_sheet, evenly_spaced
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "indices"), [(0, 6, []), (1, 6, [0]), (3, 6, [0, 1, 2]), (11, 3, [0, 5, 10])]
+)
+def test_moments_are_evenly_spaced_with_both_ends(count: int, wanted: int, indices: list[int]) -> None:
+    assert evenly_spaced(count, wanted) == indices
+
+
+def test_a_film_holds_every_frame_at_its_rate(tmp_path: Path) -> None:
+    with Film(tmp_path / "film.mp4", 10.0) as film:
+        for i in range(12):
+            film.add(np.full((32, 64, 3), 20 * i, np.uint8))
+    with av.open(str(tmp_path / "film.mp4")) as read:
+        frames = [frame.to_ndarray(format="rgb24") for frame in read.decode(video=0)]
+        assert float(read.streams.video[0].average_rate) == 10.0
+    assert len(frames) == 12
+    assert [abs(int(frame.mean()) - 20 * i) < 6 for i, frame in enumerate(frames)] == [True] * 12
+
+
+def test_a_contact_sheet_shows_every_picture_of_every_row(tmp_path: Path) -> None:
+    rows = [
+        ("red", [np.full((8, 16, 3), (255, 0, 0), np.uint8)] * 2),
+        ("blue", [np.full((8, 16, 3), (0, 0, 255), np.uint8)]),
+    ]
+    contact_sheet(rows, tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert (sheet == (255, 0, 0)).all(axis=2).sum() == 2 * 8 * 16
+    assert (sheet == (0, 0, 255)).all(axis=2).sum() == 8 * 16
+
+
+def test_no_pictures_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no pictures"):
+        contact_sheet([("empty", [])], tmp_path / "sheet.png")
