@@ -9,6 +9,7 @@ them through the lever arm, which is the action-frame fault of the original HIL-
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,15 +37,17 @@ class Pose:
 
     def __post_init__(self) -> None:
         position = np.array(self.position, dtype=np.float64)
-        quaternion = np.array(self.quaternion, dtype=np.float64)
-        if position.shape != (3,) or quaternion.shape != (4,):
-            raise ValueError(f"pose: shapes {position.shape} and {quaternion.shape}, expected (3,) and (4,)")
-        norm = float(np.linalg.norm(quaternion))
-        if not (np.isfinite(position).all() and np.isfinite(norm) and norm > 1e-6):
-            raise ValueError(f"pose: {position} {quaternion} must be finite with a quaternion that is not 0")
-        quaternion = quaternion / norm
-        if quaternion[3] < 0.0:
-            quaternion = -quaternion
+        given = np.asarray(self.quaternion, dtype=np.float64)
+        if position.shape != (3,) or given.shape != (4,):
+            raise ValueError(f"pose: shapes {position.shape} and {given.shape}, expected (3,) and (4,)")
+        px, py, pz = position.tolist()
+        x, y, z, w = given.tolist()
+        norm = math.sqrt(x * x + y * y + z * z + w * w)
+        if not (math.isfinite(px + py + pz) and math.isfinite(norm) and norm > 1e-6):
+            raise ValueError(f"pose: {position} {given} must be finite with a quaternion that is not 0")
+        if w < 0.0:
+            norm = -norm
+        quaternion = np.array([x / norm, y / norm, z / norm, w / norm])
         position.setflags(write=False)
         quaternion.setflags(write=False)
         object.__setattr__(self, "position", position)
@@ -82,8 +85,8 @@ class Pose:
 
 def quaternion_multiply(a: Array, b: Array) -> Array:
     """Hamilton product of two x y z w quaternions, shape (4,)."""
-    ax, ay, az, aw = a
-    bx, by, bz, bw = b
+    ax, ay, az, aw = a.tolist()
+    bx, by, bz, bw = b.tolist()
     return np.array(
         [
             aw * bx + ax * bw + ay * bz - az * by,
@@ -100,20 +103,15 @@ def quaternion_conjugate(q: Array) -> Array:
 
 def rotate(q: Array, v: Array) -> Array:
     """Rotate a vector of shape (3,) by a unit quaternion."""
-    x, y, z, w = q
-    tx, ty, tz = 2.0 * (y * v[2] - z * v[1]), 2.0 * (z * v[0] - x * v[2]), 2.0 * (x * v[1] - y * v[0])
-    return np.array(
-        [
-            v[0] + w * tx + y * tz - z * ty,
-            v[1] + w * ty + z * tx - x * tz,
-            v[2] + w * tz + x * ty - y * tx,
-        ]
-    )
+    x, y, z, w = q.tolist()
+    vx, vy, vz = v.tolist()
+    tx, ty, tz = 2.0 * (y * vz - z * vy), 2.0 * (z * vx - x * vz), 2.0 * (x * vy - y * vx)
+    return np.array([vx + w * tx + y * tz - z * ty, vy + w * ty + z * tx - x * tz, vz + w * tz + x * ty - y * tx])
 
 
 def quaternion_to_matrix(q: Array) -> Array:
     """Unit quaternion to rotation matrix, shape (3, 3)."""
-    x, y, z, w = q
+    x, y, z, w = q.tolist()
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -159,19 +157,19 @@ def quaternion_from_rpy(rpy_rad: npt.ArrayLike) -> Array:
 
 def exp_rotation(rotation_vector_rad: npt.ArrayLike) -> Array:
     """Rotation vector (axis times angle, rad), shape (3,), to a unit quaternion."""
-    v = np.asarray(rotation_vector_rad, dtype=np.float64)
-    angle = float(np.linalg.norm(v))
-    scale = 0.5 if angle < _TINY_RAD else np.sin(angle / 2.0) / angle
-    return np.array([v[0] * scale, v[1] * scale, v[2] * scale, np.cos(angle / 2.0)])
+    x, y, z = np.asarray(rotation_vector_rad, dtype=np.float64).tolist()
+    angle = math.sqrt(x * x + y * y + z * z)
+    scale = 0.5 if angle < _TINY_RAD else math.sin(angle / 2.0) / angle
+    return np.array([x * scale, y * scale, z * scale, math.cos(angle / 2.0)])
 
 
 def log_rotation(q: Array) -> Array:
     """Unit quaternion to the shortest rotation vector (rad), shape (3,), angle in [0, pi]."""
-    if q[3] < 0.0:
-        q = -q
-    sine = float(np.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2]))
-    scale = 2.0 if sine < _TINY_RAD else 2.0 * np.arctan2(sine, q[3]) / sine
-    return np.array([q[0] * scale, q[1] * scale, q[2] * scale])
+    x, y, z, w = q.tolist()
+    sine = math.sqrt(x * x + y * y + z * z)
+    scale = 2.0 if sine < _TINY_RAD else 2.0 * math.atan2(sine, abs(w)) / sine
+    scale = -scale if w < 0.0 else scale
+    return np.array([x * scale, y * scale, z * scale])
 
 
 def apply_body_delta(pose: Pose, delta: npt.ArrayLike) -> Pose:
