@@ -28,6 +28,7 @@ from rldg_core.types import (
 )
 
 MAX_CHUNK = 256  # longest chunk that is accepted
+MAX_AHEAD_S = 0.05  # capture stamps further in the future come from a clock that is wrong
 OUTSIDE_M, OUTSIDE_RAD = 0.02, 0.2  # an arm further outside its workspace is not commanded, except by the reset motion
 
 
@@ -55,6 +56,7 @@ class Door:
         self._gripper_toggled_ns: int | None = None
         self._judged_ns = -1
         self._closed_episode = ""
+        self._began: tuple[str, int] = ("", 0)  # the running episode and the stamp of its first observation
         self.trouble = ""
 
     # --- what comes in between ticks -------------------------------------------------------------------------------
@@ -159,7 +161,10 @@ class Door:
                 )
                 return None
         self.trouble = ""
+        repeated = observation is not None and bool(self._in_force) and observation.stamp_ns == self._in_force[-1]
         if observation is not None:
+            if observation.episode_id and observation.episode_id != self._began[0]:
+                self._began = observation.episode_id, observation.stamp_ns
             self._in_force.append(observation.stamp_ns)
             self._guard.update(observation.wrench)
 
@@ -180,8 +185,10 @@ class Door:
             changed |= Change.FORCE_GUARD if self._guard.tripped else Change.NONE
         elif phase is Phase.RESETTING:
             source = Source.RESET if reset_target is not None else Source.HOLD
-        elif human_action is not None and (running or phase is Phase.IDLE):
+        elif human_action is not None and (phase is Phase.IDLE or (running and not repeated)):
             source, wish = Source.HUMAN, human_action
+        elif in_episode and repeated:
+            reason = "no new observation since the last tick"
         elif in_episode and self._selected:
             if policy_action is None:
                 reason, changed = policy_trouble, changed | Change.REFUSED
@@ -203,10 +210,21 @@ class Door:
         changed |= limited
         gripper_closed, dwell = self._gripper(now_ns, wish, resetting=phase is Phase.RESETTING)
         changed |= dwell
+        first = in_episode and not repeated and observation is not None and observation.stamp_ns == self._began[1]
         executed = Action(self._executed(measured, target, source), gripper_closed)
         self._target = target
         return self._step(
-            now_ns, observation, episode, source, executed, target, policy_action, human_action, changed, reason
+            now_ns,
+            observation,
+            episode,
+            source,
+            executed,
+            target,
+            policy_action,
+            human_action,
+            changed,
+            reason,
+            first,
         )
 
     # --- parts -----------------------------------------------------------------------------------------------------
@@ -244,6 +262,8 @@ class Door:
         age_s = (now_ns - chunk.observation_stamp_ns) * 1e-9
         if age_s > self._lifetime_s(chunk):
             return None, f"policy {self._selected!r} is stale: answers an observation {age_s:.2f} s old"
+        if chunk.observation_stamp_ns < self._began[1]:
+            return None, f"policy {self._selected!r} has not answered an observation of this episode yet"
         ticks = sum(1 for stamp in self._in_force if stamp > chunk.observation_stamp_ns)
         index = min(int(ticks * self._task.control.period_s / chunk.period_s + 1e-6), len(chunk.deltas) - 1)
         return Action(np.asarray(chunk.deltas[index], dtype=np.float64), bool(chunk.gripper_closed[index])), ""
@@ -269,6 +289,10 @@ class Door:
         age_s = (now_ns - observation.stamp_ns) * 1e-9
         if age_s > limit_s:
             return f"observation is {age_s:.2f} s old, limit {limit_s} s"
+        if observation.image_age_s < -MAX_AHEAD_S:
+            return f"the camera's clock is {-observation.image_age_s:.2f} s ahead; synchronise the clocks"
+        if observation.skew_s > limit_s:
+            return f"a state stream is {observation.skew_s:.2f} s away from the image, limit {limit_s} s"
         if observation.state_age_s + age_s - observation.image_age_s > limit_s:
             return f"arm state is {observation.state_age_s:.2f} s old, limit {limit_s} s"
         if episode is None:
@@ -276,6 +300,8 @@ class Door:
         lag_s = (observation.stamp_ns - episode.stamp_ns) * 1e-9
         if lag_s > limit_s and episode.phase is not Phase.RESETTING:
             return f"episode verdict is {lag_s:.2f} s behind the observation, limit {limit_s} s"
+        if lag_s > 0.0 and episode.phase is Phase.RUNNING and observation.episode_id:
+            return "no verdict on this observation yet"  # it may have ended the episode
         if self._guard.tripped:
             force, torque = np.linalg.norm(observation.wrench[:3]), np.linalg.norm(observation.wrench[3:])
             return f"force guard: {force:.1f} N, {torque:.1f} N m"
@@ -342,16 +368,20 @@ class Door:
         human_action: Action | None,
         changed: Change,
         reason: str,
+        first: bool,
     ) -> Step:
         """The record of this tick. A verdict counts once: in the first step that knows it."""
         reward, is_last, truncated = 0.0, False, False
+        episode_id = observation.episode_id if observation is not None else ""
+        index = observation.index if observation is not None else 0
         if episode is not None:
             if episode.stamp_ns > self._judged_ns:
                 self._judged_ns, reward = episode.stamp_ns, episode.reward
             if episode.phase is Phase.ENDED and episode.episode_id != self._closed_episode:
                 self._closed_episode, is_last = episode.episode_id, True
+                # the observation may already belong to nobody; the end belongs to its episode
+                episode_id, index = episode.episode_id, episode.index
                 truncated = episode.outcome in ("timeout", "aborted")
-        episode_id = observation.episode_id if observation is not None else ""
         return Step(
             stamp_ns=now_ns,
             observation_stamp_ns=observation.stamp_ns if observation is not None else 0,
@@ -359,8 +389,8 @@ class Door:
             executed=executed,
             target=target,
             episode_id=episode_id,
-            index=observation.index if observation is not None else 0,
-            is_first=bool(episode_id) and observation is not None and observation.index == 0,
+            index=index,
+            is_first=first,
             is_last=is_last,
             reward=reward,
             terminated=is_last and not truncated,

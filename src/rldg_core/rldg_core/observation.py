@@ -23,10 +23,11 @@ T = TypeVar("T")
 class Track(Generic[T]):
     """The recent samples of one stream, in the order of their stamps."""
 
-    def __init__(self, blend: Callable[[T, T, float], T], length: int = 200) -> None:
+    def __init__(self, blend: Callable[[T, T, float], T], span_s: float = 1.0) -> None:
         self._blend = blend
-        self._stamps: deque[int] = deque(maxlen=length)
-        self._values: deque[T] = deque(maxlen=length)
+        self._span_ns = round(span_s * 1e9)
+        self._stamps: deque[int] = deque()
+        self._values: deque[T] = deque()
 
     def add(self, stamp_ns: int, value: T) -> None:
         """Append a sample; one that is older than the newest starts the track again (the clock was reset)."""
@@ -38,6 +39,9 @@ class Track(Generic[T]):
             self._values.clear()
         self._stamps.append(stamp_ns)
         self._values.append(value)
+        while stamp_ns - self._stamps[0] > self._span_ns:
+            self._stamps.popleft()
+            self._values.popleft()
 
     def at(self, stamp_ns: int) -> tuple[T, int]:
         """The value at a time, interpolated between its neighbours, and the distance (ns) to the farther one used.
@@ -144,7 +148,8 @@ class ObservationAssembler:
         twist, twist_skew = self._twist.at(stamp_ns)
         wrench, wrench_skew = self._wrench.at(stamp_ns)
         gripper, gripper_skew = self._gripper.at(stamp_ns)
-        newest_state = self._pose.newest_ns or 0
+        tracks: list[Track[Any]] = [self._pose, self._twist, self._wrench, self._gripper]
+        oldest_ns = min(track.newest_ns or 0 for track in tracks)  # a stream that fell silent must not hide
         if stamp_ns != self._watched_ns:
             self._watch_image(self._image, pose)
             self._watched_ns = stamp_ns
@@ -164,7 +169,7 @@ class ObservationAssembler:
             index=index,
             reset_pose=self._episode.reset_pose if running else Pose.identity(),
             image_age_s=(now_ns - stamp_ns) * 1e-9,
-            state_age_s=(now_ns - newest_state) * 1e-9,
+            state_age_s=(now_ns - oldest_ns) * 1e-9,
             skew_s=max(pose_skew, twist_skew, wrench_skew, gripper_skew) * 1e-9,
         )
 

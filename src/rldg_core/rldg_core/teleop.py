@@ -99,7 +99,8 @@ class Teleop:
         if len(self._pressed) == 1:
             closed = CLOSE_BUTTON in self._pressed
         delta = rotate_free(quaternion_conjugate(tcp_pose.quaternion), self._shaped())
-        return HumanCommand(active=True, action=Action(np.clip(delta, -1.0, 1.0), closed))
+        # scaled and not clipped axis by axis, which would turn the direction of a full deflection
+        return HumanCommand(active=True, action=Action(delta / max(1.0, float(np.abs(delta).max())), closed))
 
     @property
     def held(self) -> bool:

@@ -129,6 +129,10 @@ def test_hold_freezes_the_pose_at_which_it_began(door):
         ({"episode": running(phase=Phase.ENDED)}, ""),
         ({"episode": EpisodeStatus(TICK_NS)}, ""),
         ({"observation": make_observation(episode_id="s/0000")}, ""),
+        ({"observation": make_observation(image_age_s=-4.0)}, "clock is 4.00 s ahead"),
+        ({"observation": make_observation(skew_s=4.9)}, "4.90 s away"),
+        ({"observation": make_observation(state_age_s=0.5)}, "arm state is 0.50 s old"),
+        ({"episode": running(0)}, "no verdict on this observation yet"),
     ],
 )
 def test_anything_missing_late_or_wrong_means_hold(door, inputs, words):
@@ -211,6 +215,31 @@ def test_a_verdict_is_recorded_exactly_once(door):
     again = door.tick(2 * TICK_NS, make_observation(), ended)
     assert (first.reward, first.is_last, first.terminated, first.truncated) == (1.0, True, True, False)
     assert (again.reward, again.is_last) == (0.0, False)
+
+
+def test_a_late_end_of_an_episode_keeps_its_number_and_nothing_is_done_meanwhile(door):
+    door.offer(make_chunk(PUSH))
+    waiting = tick(door, 1, episode=running(0))
+    assert waiting.source is Source.HOLD and not waiting.is_last
+    ended = running(TICK_NS, phase=Phase.ENDED, outcome=Outcome.SUCCESS, reward=1.0, index=1)
+    closing = tick(door, 2, ended, make_observation(2 * TICK_NS, episode_id="", index=0))
+    assert (closing.episode_id, closing.index, closing.is_last, closing.reward) == ("s/0001", 1, True, 1.0)
+
+
+def test_an_answer_from_before_the_episode_does_not_drive_it(door):
+    door.offer(make_chunk(PUSH, TICK_NS))
+    tick(door, 1, EpisodeStatus(TICK_NS), make_observation(TICK_NS, episode_id=""))
+    step = tick(door, 2, observation=make_observation(2 * TICK_NS, index=0))
+    assert step.source is Source.HOLD and "of this episode" in step.reason and step.is_first
+
+
+def test_a_tick_without_a_new_observation_holds_and_is_not_a_second_first(door):
+    first = make_observation(TICK_NS, index=0)
+    door.offer(make_chunk(PUSH, TICK_NS))
+    steps = [door.tick(n * TICK_NS, first, running(TICK_NS)) for n in (1, 2)]
+    assert [s.source for s in steps] == [Source.POLICY, Source.HOLD]
+    assert [s.is_first for s in steps] == [True, False]
+    assert "no new observation" in steps[1].reason
 
 
 def test_a_time_limit_truncates_and_does_not_terminate(door):

@@ -44,6 +44,22 @@ def test_an_image_after_the_newest_state_gets_that_state_and_says_the_skew():
     assert observation.skew_s == pytest.approx(0.015)
 
 
+def test_a_stream_that_fell_silent_shows_in_age_and_skew():
+    assembler = filled()
+    for t in range(20, 500, 10):
+        assembler.add_pose(t * MS, tool_down())
+    assembler.add_image(490 * MS, image(1))
+    observation = assembler.assemble(500 * MS)
+    assert observation.state_age_s == pytest.approx(0.49) and observation.skew_s == pytest.approx(0.48)
+
+
+def test_the_track_reaches_back_a_second_whatever_the_rate():
+    track = Track(lambda a, b, f: a + f * (b - a))
+    for t in range(5000):
+        track.add(t * MS, float(t))
+    assert track.at(4100 * MS)[0] == 4100.0 and track.at(0)[0] == 3999.0
+
+
 def test_nothing_is_assembled_while_an_input_is_missing_and_it_is_named():
     assembler = ObservationAssembler()
     assembler.add_pose(0, tool_down())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rldg_core.frames import quaternion_from_rpy, rotate
 from rldg_core.teleop import Teleop
 from rldg_core.testing import TICK_NS, tool_down
 
@@ -34,6 +35,14 @@ def test_motion_starts_from_zero_at_the_edge_of_the_dead_zone():
 
 def test_full_deflection_is_one_and_more_is_clipped():
     assert drive(Teleop(), TICK_NS, np.array([3.0, 0, 0, 0, 0, 0])).action.delta[0] == pytest.approx(1.0)
+
+
+def test_a_full_deflection_keeps_its_direction_when_it_is_turned():
+    teleop = Teleop()
+    teleop.update(TICK_NS, [1.0, 1.0, 0, 0, 0, 0])
+    delta = teleop.command(TICK_NS, tool_down(yaw=0.3), False).action.delta
+    turned = rotate(quaternion_from_rpy((np.pi, 0, 0.3)), delta[:3])
+    assert turned[0] == pytest.approx(turned[1]) and np.abs(delta).max() == pytest.approx(1.0)
 
 
 def test_control_goes_back_only_after_the_hold_time():

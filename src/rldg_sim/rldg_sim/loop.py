@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rldg_core.door import Door
-from rldg_core.frames import Pose
 from rldg_core.judge import Judge
+from rldg_core.observation import ObservationAssembler
 from rldg_core.task import GripperUse, Task
 from rldg_core.teleop import HumanCommand
 from rldg_core.types import Action, ActionChunk, EpisodeStatus, Observation, Phase, Step
@@ -42,11 +42,10 @@ class Loop:
         self.task, self.cell = task, cell
         self._with_images = with_images
         self._period_ns = round(task.control.period_s * 1e9)
-        self._closed = task.control.gripper is GripperUse.FIXED
+        self._assembler = ObservationAssembler()
         self._door = Door(task, TCP_FRAME)
         self._judge = Judge(task, "sim")
         self._now_ns = 0
-        self._start = Pose.identity()
         self.tick: Tick | None = None
 
     def reset(self, scene: str = "", seed: int = 0) -> Tick:
@@ -55,16 +54,16 @@ class Loop:
         Raises:
             TaskError: no such scene.
         """
-        self._start = self.cell.reset(scene, seed)
+        self.cell.reset(scene, seed)
         self._door, self._judge = Door(self.task, TCP_FRAME), Judge(self.task, "sim")
+        self._assembler = ObservationAssembler()
         self._door.select(POLICY_ID, 0, require_fresh=False)
-        self._closed = self.task.control.gripper is GripperUse.FIXED
+        self._assembler.set_gripper_command(self.task.control.gripper is GripperUse.FIXED)
         self._now_ns = self._period_ns
-        self._judge.begin(scene, seed)
-        self._judge.start(self._observe(0, Pose.identity(), np.zeros(6), rendered=False))
-        self.cell.advance(self.task.control.period_s)
-        self._now_ns += self._period_ns
-        self.tick = self._look(0)
+        self._assembler.set_episode(self._judge.begin(scene, seed))
+        self._assembler.set_episode(self._judge.start(self._observe(rendered=False)))
+        self._advance()
+        self.tick = self._look()
         return self.tick
 
     def step(self, action: Action | None, human: HumanCommand | None = None) -> tuple[Step, Tick]:
@@ -84,31 +83,32 @@ class Loop:
             )
         step = self._door.tick(self._now_ns, observation, self.tick.status, human)
         assert step is not None  # an observation is always there
-        self._closed = step.executed.gripper_closed
-        self.cell.set_gripper(self._closed)
+        self._assembler.set_gripper_command(step.executed.gripper_closed)
+        self.cell.set_gripper(step.executed.gripper_closed)
         self.cell.set_target(step.target)
-        self.cell.advance(self.task.control.period_s)
-        self._now_ns += self._period_ns
-        self.tick = self._look(observation.index + 1)
+        self._advance()
+        self.tick = self._look()
         return step, self.tick
 
-    def _look(self, index: int) -> Tick:
-        status, truth = self._judge.status, self.cell.truth()
-        observation = self._observe(index, status.reset_pose, status.tare, rendered=self._with_images)
-        return Tick(observation, self._judge.judge(observation, truth.fixture_pose, truth.object_pose), truth)
+    def _advance(self) -> None:
+        self.cell.advance(self.task.control.period_s)
+        self._now_ns += self._period_ns
 
-    def _observe(self, index: int, reset_pose: Pose, tare: npt.NDArray[np.float64], rendered: bool) -> Observation:
-        state, status = self.cell.state(), self._judge.status
-        return Observation(
-            stamp_ns=self._now_ns,
-            image=self.cell.image() if rendered else _NO_IMAGE,
-            tcp_pose=state.tcp_pose,
-            tcp_twist=state.tcp_twist,
-            wrench=state.wrench - tare,
-            gripper_width_m=state.gripper_width_m,
-            gripper_closed=self._closed,
-            instruction=status.instruction,
-            episode_id=status.episode_id,
-            index=index,
-            reset_pose=reset_pose,
-        )
+    def _look(self) -> Tick:
+        truth = self.cell.truth()
+        observation = self._observe(rendered=self._with_images)
+        status = self._judge.judge(observation, truth.fixture_pose, truth.object_pose)
+        self._assembler.set_episode(status)
+        return Tick(observation, status, truth)
+
+    def _observe(self, rendered: bool) -> Observation:
+        """One sample of everything, as published in lockstep, through the assembler of the observer."""
+        state, assembler, stamp_ns = self.cell.state(), self._assembler, self._now_ns
+        assembler.add_pose(stamp_ns, state.tcp_pose)
+        assembler.add_twist(stamp_ns, state.tcp_twist)
+        assembler.add_wrench(stamp_ns, state.wrench)
+        assembler.add_gripper(stamp_ns, state.gripper_width_m)
+        assembler.add_image(stamp_ns, self.cell.image() if rendered else _NO_IMAGE)
+        observation = assembler.assemble(stamp_ns)
+        assert observation is not None  # nothing is missing
+        return observation
