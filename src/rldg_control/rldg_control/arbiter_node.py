@@ -22,6 +22,7 @@ from std_msgs.msg import Float64, Header, UInt8
 from std_srvs.srv import SetBool, Trigger
 
 from rldg_control.impedance_parameters import impedance_parameters
+from rldg_control.latch import Latch
 from rldg_control.rendezvous import Rendezvous
 from rldg_core.door import Door
 from rldg_core.frames import Pose, body_delta
@@ -81,7 +82,12 @@ class ArbiterNode(BaseNode):
         self._names += [_TWIST, _JOY] if "operator" in wait_for else []
         self._names += ["policy"] if "policy" in wait_for else []
         self._door = Door(self.task, self.robot.tcp_frame)
-        self._door.select(self._initial_policy, 0, require_fresh=False)
+        self._latch = Latch(self.get_fully_qualified_name())
+        estop, selected = self._latch.load() or ("", self._initial_policy)
+        self._door.select(selected, 0, require_fresh=False)
+        self._door.set_estop(estop)
+        if estop:
+            self.get_logger().warning(f"e-stop still latched from before the restart: {estop}")
         self._teleop = Teleop()
         self._observation: Observation | None = None
         self._episode: EpisodeStatus | None = None
@@ -92,6 +98,7 @@ class ArbiterNode(BaseNode):
         self._sent: deque[tuple[int, int]] = deque(maxlen=20)  # stamps of the last targets
         self._foreign_s = -_FOREIGN_S  # wall time of the last target that somebody else sent
         self._observer_trouble = ""
+        self._observer_inputs = f"{self.get_namespace().strip('/')}/observer: inputs".lstrip("/")
         self._gripper_closed = False
         self._said: tuple[PoseStamped, Float64, StepMsg] | None = None  # what the last tick published
         self._motion: tuple[ResetMotion, int] | None = None
@@ -206,7 +213,7 @@ class ArbiterNode(BaseNode):
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         """The observer falls silent when its inputs are wrong; its diagnostics say why, and the step repeats it."""
         for status in msg.status:
-            if status.name == "observer: inputs":
+            if status.name == self._observer_inputs:
                 self._observer_trouble = status.message if status.level == DiagnosticStatus.ERROR else ""
 
     def _on_any_target(self, raw: bytes) -> None:
@@ -367,11 +374,13 @@ class ArbiterNode(BaseNode):
         now_ns = max(self._ticked_ns, 0) if self.lockstep else self.now_ns()
         response.message = self._door.select(request.policy_id, now_ns)
         response.success = not response.message
+        self._latch.save(self._door.estop, self._door.selected)
         self.get_logger().info(f"select policy {request.policy_id!r}: {response.message or 'done'}")
         return response
 
     def _on_estop(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self._door.set_estop("requested through arbiter/estop" if request.data else "")
+        self._latch.save(self._door.estop, self._door.selected)
         response.success, response.message = True, "latched" if request.data else "released"
         self.get_logger().warning(f"e-stop {response.message}")
         return response

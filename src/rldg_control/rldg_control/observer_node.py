@@ -98,10 +98,11 @@ class ObserverNode(BaseNode):
         self._arrived("external_wrench", stamp_ns)
 
     def _on_gripper(self, msg: JointState) -> None:
-        width_m = msg.position[0] if msg.position else float("nan")
+        # one entry is the opening itself; two are the fingers of franka_gripper, each half of it
+        width_m = sum(msg.position) if len(msg.position) in (1, 2) else float("nan")
         if not 0.0 <= width_m + 0.01 <= self.robot.gripper_max_width_m + 0.02:
             raise ValueError(
-                f"gripper/joint_states: position[0] is {width_m}, must be the opening in m, "
+                f"gripper/joint_states: position gives {width_m}, must be the opening in m or that of two fingers, "
                 f"0 to {self.robot.gripper_max_width_m}"
             )
         stamp_ns = convert.stamp_from_msg(msg.header.stamp)

@@ -244,7 +244,7 @@ class BaseNode(LifecycleNode):
             array.status.append(
                 DiagnosticStatus(
                     level=level,
-                    name=f"{self.get_name()}: {check}",
+                    name=f"{self.get_fully_qualified_name().lstrip('/')}: {check}",
                     message=message,
                     hardware_id=self.robot.name if hasattr(self, "robot") else "",
                     values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],

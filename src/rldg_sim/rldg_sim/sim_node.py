@@ -65,6 +65,7 @@ class SimNode(BaseNode):
 
     def __init__(self) -> None:
         super().__init__("cartesian_impedance_controller")
+        self._gains_callback = False
         self.declare("scene", "", "Scene of the task to start with; empty for its first.")
         self.declare("seed", 0, "Seed of the start state.", low=0, high=2**31 - 1)
         self.declare("image_size_px", 0, "Side of the wrist image; 0 takes camera.image_size_px.", low=0, high=512)
@@ -76,9 +77,10 @@ class SimNode(BaseNode):
     def on_setup(self) -> None:
         from rldg_sim.cell import Cell
 
+        self._refuse_beside_another_arm()
         size_px = int(self.get_parameter("image_size_px").value) or self.task.camera.image_size_px
         self._size_px = size_px
-        self._cell = Cell(self.task, image_size_px=size_px)
+        self._cell = Cell(self.task, image_size_px=size_px, robot=self.robot)
         self._gains = self.task.impedance.compliance
         self._declare_gains()
         self._cell.reset(str(self.get_parameter("scene").value), int(self.get_parameter("seed").value))
@@ -109,12 +111,26 @@ class SimNode(BaseNode):
 
         self.listen(PoseStamped, "target_pose", self._on_target, qos.reliable(2))
         self.listen(Float64, "gripper/command", self._on_gripper, qos.latched())
+        if self.lockstep:
+            self.listen(Step, "step", self._on_step, qos.reliable(10))
         self.create_service(ResetScene, "reset_scene", self._on_reset)
+
+    def _refuse_beside_another_arm(self) -> None:
+        """A simulation that is started beside a robot would share its topics, and the robot would obey its targets.
+
+        A killed predecessor stays in the graph for some seconds, so another arm is only believed if it stays.
+        """
+        for _ in range(40):
+            if self.count_publishers("current_pose") == 0:
+                return
+            time.sleep(0.1)
+        raise ValueError(
+            "another arm publishes current_pose in this ROS domain; use another ROS_DOMAIN_ID or namespace"
+        )
 
     def on_start(self) -> None:
         self._mode_out.publish(UInt8(data=MODE_MOVE))
         if self.lockstep:
-            self.listen(Step, "step", self._on_step, qos.reliable(10))
             self._publish_everything()
             return
         camera_hz = float(self.get_parameter("camera_rate_hz").value)
@@ -201,7 +217,9 @@ class SimNode(BaseNode):
         for name, value in self._fixed.items():
             if not self.has_parameter(name):
                 self.declare(name, value, "As in the task file; the simulation does not change it.", read_only=False)
-        self.add_on_set_parameters_callback(self._on_gains)
+        if not self._gains_callback:
+            self._gains_callback = True
+            self.add_on_set_parameters_callback(self._on_gains)
 
     def _on_gains(self, parameters: list[Parameter]) -> SetParametersResult:
         fields = {name: list(getattr(self._gains, name)) for name in self._gains.__struct_fields__}
