@@ -10,6 +10,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from rldg_interfaces.msg import Step
+from std_srvs.srv import SetBool
 
 from rldg_bringup.episode_runner_node import EpisodeRunner
 from rldg_bringup.testing import running_cell
@@ -97,3 +98,20 @@ def test_the_cell_works_on_without_its_lifecycle_manager(tmp_path: Path) -> None
         runner.spin(1.0)
         assert watch.moving() or watch.steps[-1][1].is_last or not watch.steps[-1][1].episode_id
         runner.wait_until_ready(60.0)
+
+
+def test_an_estop_outlives_the_arbiter_that_latched_it(tmp_path: Path) -> None:
+    with running_cell(tmp_path) as (launch, runner):
+        watch = Watch(runner)
+        client = runner.node.create_client(SetBool, "arbiter/estop")
+        runner.spin_until(client.service_is_ready, 10.0, "arbiter/estop")
+        latched = client.call_async(SetBool.Request(data=True))
+        runner.spin_until(latched.done, 10.0, "the latch")
+        os.kill(launch.pid("arbiter"), signal.SIGKILL)
+        runner.spin(2.0)
+        runner.wait_until_ready(60.0)
+        watch.steps.clear()
+        runner.start_episodes(count=1)
+        runner.spin(3.0)
+        assert len(watch.steps) > 5
+        assert all(step.source is Source.HOLD and "e-stop" in step.reason for _, step in watch.steps)
