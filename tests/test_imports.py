@@ -1,6 +1,7 @@
 """The import rules of docs/architecture.md, checked on the syntax trees of all sources."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,3 +192,18 @@ def test_a_breach_of_the_rule_is_found(rule, files, tmp_path) -> None:
 def test_what_the_rules_allow_is_left_alone(files, tmp_path) -> None:
     sources = write(tmp_path, **files)
     assert [breach for rule in RULES for breach in rule(sources)] == []
+
+
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_package_xml_declares_what_is_imported(package: str) -> None:
+    def belongs_to_ros(name: str) -> bool:
+        return name == "rclpy" or name.startswith("rldg_") or name.endswith(("_msgs", "_interfaces"))
+
+    folder = ROOT / "src" / package
+    names = {
+        found.module.partition(".")[0]
+        for path in (folder / package).rglob("*.py")
+        for found in read_imports(ast.parse(path.read_text()), package, False)
+    }
+    declared = set(re.findall(r"<(?:exec_)?depend>([^<]+)<", (folder / "package.xml").read_text()))
+    assert {name for name in names if belongs_to_ros(name)} - {package} <= declared
