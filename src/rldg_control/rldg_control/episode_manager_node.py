@@ -99,7 +99,8 @@ class EpisodeManagerNode(BaseNode):
         now_s = time.monotonic()
         silent_s = now_s - self._heard_s
         if silent_s > _SILENCE_S:
-            self.report("observation", ERROR, f"none for {silent_s:.0f} s")
+            began = self._observation is not None
+            self.report("observation", ERROR if began else WARN, f"none for {silent_s:.0f} s" if began else "none yet")
             if silent_s > _ABORT_S and self._flow.run is not None and not self._flow.run.message:
                 self._flow.end_run(f"no observation for {silent_s:.0f} s")
             if self._flow.run is not None and self._flow.run.message:
