@@ -9,6 +9,7 @@ from rldg_core.frames import (
     Pose,
     apply_body_delta,
     body_delta,
+    cross,
     exp_rotation,
     interpolate,
     log_rotation,
@@ -43,6 +44,11 @@ def test_inverse_undoes(a):
 @given(poses, vectors)
 def test_transform_is_the_matrix_product(a, point):
     np.testing.assert_allclose(a.transform(point), a.matrix() @ point + a.position, atol=1e-12)
+
+
+@given(vectors, vectors)
+def test_cross_is_the_vector_product(a, b):
+    np.testing.assert_array_equal(cross(a, b), np.cross(a, b))
 
 
 @given(rotation_vectors)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rldg_core.frames import (
     Array,
     Pose,
+    cross,
     exp_rotation,
     log_rotation,
     quaternion_conjugate,
@@ -403,8 +404,8 @@ class Cell:
         """
         stage, data = self._stage, self._stage.data
         turned = data.act[stage.filters[3:]]
-        self._reference = quaternion_multiply(exp_rotation(turned), self._reference)
-        self._reference = self._reference / np.linalg.norm(self._reference)
+        reference = quaternion_multiply(exp_rotation(turned), self._reference)
+        self._reference = reference / math.sqrt(float(reference @ reference))
         x, y, z, w = quaternion_conjugate(self._reference)
         stage.model.site_quat[stage.servo] = w, x, y, z
         data.act[stage.filters[3:]] = 0.0
@@ -451,8 +452,8 @@ class Cell:
         origin = data.site_xpos[stage.flange]
         weight = model.body_subtreemass[stage.hand] * model.opt.gravity
         force = -force - weight
-        torque = -torque - np.cross(data.subtree_com[stage.hand] - origin, weight)
-        torque = torque - np.cross(data.site_xpos[stage.tcp] - origin, force)
+        torque = -torque - cross(data.subtree_com[stage.hand] - origin, weight)
+        torque = torque - cross(data.site_xpos[stage.tcp] - origin, force)
         tcp = data.site_xmat[stage.tcp].reshape(3, 3).T
         return np.concatenate([tcp @ force, tcp @ torque])
 
