@@ -20,6 +20,7 @@ from rldg_core.types import Change, Observation, Outcome, Source
 
 _READY_TIMEOUT_S = 90.0
 _SHEET_COLUMNS = 6
+_SHEET_ROWS = 20  # of the first episodes; the film has all
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -35,8 +36,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--lockstep", action="store_true", help="as fast as the processor allows, not in real time")
     parser.add_argument("--output", type=Path, default=Path("reports/demo"), help="folder for film and contact sheet")
     options = parser.parse_args(argv)
-    if options.episodes < 1:
-        parser.error(f"--episodes: is {options.episodes}, must be 1 or more")
+    if not 1 <= options.episodes <= 100_000:
+        parser.error(f"--episodes: is {options.episodes}, must be 1 or more, and 100000 at most")
     if not 0 <= options.seed < 2**31:
         parser.error(f"--seed: is {options.seed}, must be from 0 to {2**31 - 1}")
     return options
@@ -120,7 +121,8 @@ def _run(
         for report in runner.run_episodes(options.episodes, options.seed, options.scene):
             reports.append(report)
             caption = f"seed {report.seed}: {report.outcome} after {report.duration_s:.1f} s"
-            rows.append((caption, [frames[i] for i in evenly_spaced(len(frames), _SHEET_COLUMNS)]))
+            if len(rows) < _SHEET_ROWS:
+                rows.append((caption, [frames[i] for i in evenly_spaced(len(frames), _SHEET_COLUMNS)]))
             frames.clear()
             progress.update(line, advance=1, description=caption)
     return reports, rows

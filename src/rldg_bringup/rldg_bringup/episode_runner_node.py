@@ -152,6 +152,8 @@ class EpisodeRunner:
             RuntimeError: the episode manager refused.
             TimeoutError: it did not answer.
         """
+        if not (1 <= count < 2**32 and first_seed >= 0 and first_seed + count <= 2**32):
+            raise ValueError(f"count {count} and first_seed {first_seed}: seeds must lie within 0 and {2**32 - 1}")
         self.spin_until(self._goals.server_is_ready, timeout_s, "episode_manager/run_episodes")
         goal = RunEpisodes.Goal(count=count, first_seed=first_seed, scene=scene)
         handle = self._answer(self._goals.send_goal_async(goal), timeout_s)

@@ -13,6 +13,7 @@ from rldg_bringup.domain import DomainError, lease_domain
 from rldg_bringup.launch_runner import Launch, LaunchFileError, declared_arguments, describe_arguments
 from rldg_bringup.launch_runner.supervisor import print_line, run_in_foreground
 from rldg_bringup.packages import find_share
+from rldg_core.task import TaskError, load_robot, load_task
 
 PACKAGE = "rldg_bringup"
 _SUFFIX = ".launch.xml"
@@ -72,8 +73,13 @@ def main(argv: list[str]) -> int:
             print(describe_arguments(declared_arguments(file, os.environ, find_share)))
             return 0
         arguments = {name: value for name, _, value in assignments}
+        # what the nodes would refuse one by one is said once, before anything starts
+        if "scene" in arguments:
+            load_task(names[0]).scene(arguments["scene"])
+        if "robot_file" in arguments:
+            load_robot(arguments["robot_file"])
         return _launch(file, arguments, share="--share-domain" in options, runner="--runner" in options)
-    except (LookupError, LaunchFileError, DomainError) as error:
+    except (LookupError, LaunchFileError, DomainError, TaskError) as error:
         print(f"rldg up: {error.args[0]}", file=sys.stderr)
         return 2
 

@@ -24,7 +24,7 @@ from std_srvs.srv import SetBool, Trigger
 from rldg_control.impedance_parameters import impedance_parameters
 from rldg_control.latch import Latch
 from rldg_control.rendezvous import Rendezvous
-from rldg_core.door import Door
+from rldg_core.door import Door, is_policy_id
 from rldg_core.frames import Pose, body_delta
 from rldg_core.judge import AT_START_M
 from rldg_core.reset_motion import ResetMotion
@@ -187,7 +187,8 @@ class ArbiterNode(BaseNode):
     def _on_action(self, msg: Action) -> None:
         chunk = convert.chunk_from_msg(msg)
         refusal = self._door.offer(chunk)
-        self.report(f"policy {chunk.policy_id}", WARN if refusal else OK, refusal)
+        name = f"policy {chunk.policy_id}" if is_policy_id(chunk.policy_id) else "policy without a proper id"
+        self.report(name, WARN if refusal else OK, refusal)
         if chunk.policy_id == self._door.selected:
             self._arrived("policy", chunk.observation_stamp_ns)
 

@@ -6,6 +6,7 @@ rules that a policy meets in training, in simulation and on the robot are the sa
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
 
@@ -28,8 +29,14 @@ from rldg_core.types import (
 )
 
 MAX_CHUNK = 256  # longest chunk that is accepted
+MAX_POLICIES = 32  # as many are remembered
 MAX_AHEAD_S = 0.05  # capture stamps further in the future come from a clock that is wrong
 OUTSIDE_M, OUTSIDE_RAD = 0.02, 0.2  # an arm further outside its workspace is not commanded, except by the reset motion
+
+
+def is_policy_id(text: str) -> bool:
+    """Whether a policy may call itself so: something that fits a log line."""
+    return re.fullmatch(r"[A-Za-z0-9_./-]{1,64}", text) is not None
 
 
 class Door:
@@ -82,6 +89,10 @@ class Door:
         Returns:
             "" if it was kept, else why it was refused (also said in the next step if that policy is selected).
         """
+        known_ids = {*self._chunks, *self._refusals}
+        if not is_policy_id(chunk.policy_id) or (chunk.policy_id not in known_ids and len(known_ids) >= MAX_POLICIES):
+            shown = repr(chunk.policy_id[:32])
+            return f"policy id {shown}: must be 1 to 64 letters, digits, _ - . or /, of at most {MAX_POLICIES} policies"
         reason = self._refusal(chunk)
         if reason:
             self._refusals[chunk.policy_id] = reason

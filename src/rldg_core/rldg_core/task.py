@@ -20,14 +20,18 @@ import numpy as np
 from rldg_core.frames import Array, Pose
 from rldg_core.scene_spec import SceneSpec, Simulation
 
-Positive = Annotated[float, msgspec.Meta(gt=0.0)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0.0)]
+Age = Annotated[float, msgspec.Meta(gt=0.0, le=5.0)]  # s
+Stiffness = Annotated[float, msgspec.Meta(ge=0.0, le=6000.0)]  # N/m
+Damping = Annotated[float, msgspec.Meta(ge=0.0, le=1000.0)]  # N s/m
+RotationalStiffness = Annotated[float, msgspec.Meta(ge=0.0, le=300.0)]  # N m/rad
+RotationalDamping = Annotated[float, msgspec.Meta(ge=0.0, le=100.0)]  # N m s/rad
+Tolerance = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]  # m
 Length = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]  # m
 Coordinate = Annotated[float, msgspec.Meta(ge=-2.0, le=2.0)]  # m
 Angle = Annotated[float, msgspec.Meta(ge=-2.0 * math.pi, le=2.0 * math.pi)]  # rad
 HalfAngle = Annotated[float, msgspec.Meta(ge=0.0, le=math.pi)]  # rad
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]*$", max_length=64)]
-Sentence = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Sentence = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]  # one line
 
 XYZ = tuple[Coordinate, Coordinate, Coordinate]
 RPY = tuple[Angle, Angle, Angle]
@@ -132,10 +136,10 @@ class Control(_Strict, frozen=True, kw_only=True):
 class Gains(_Strict, frozen=True, kw_only=True):
     """Cartesian impedance in the base frame; rotation error is the rotation vector (crisp_controllers' convention)."""
 
-    k_pos_n_m: tuple[NonNegative, NonNegative, NonNegative]
-    d_pos_ns_m: tuple[NonNegative, NonNegative, NonNegative]
-    k_rot_nm_rad: tuple[NonNegative, NonNegative, NonNegative]
-    d_rot_nms_rad: tuple[NonNegative, NonNegative, NonNegative]
+    k_pos_n_m: tuple[Stiffness, Stiffness, Stiffness]
+    d_pos_ns_m: tuple[Damping, Damping, Damping]
+    k_rot_nm_rad: tuple[RotationalStiffness, RotationalStiffness, RotationalStiffness]
+    d_rot_nms_rad: tuple[RotationalDamping, RotationalDamping, RotationalDamping]
     clip_pos_m: tuple[Length, Length, Length]
     clip_rot_rad: tuple[HalfAngle, HalfAngle, HalfAngle]
 
@@ -154,8 +158,8 @@ class Impedance(_Strict, frozen=True, kw_only=True):
     compliance: Gains = _COMPLIANCE  # while an episode runs
     precision: Gains = _COMPLIANCE  # while the arm is being reset
     target_filter: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.995  # per ms: new = (1 - f) target + f old
-    max_torque_rate_nm_ms: Positive = 1.0
-    nullspace_stiffness_nm_rad: NonNegative = 0.5
+    max_torque_rate_nm_ms: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0  # the robot refuses more
+    nullspace_stiffness_nm_rad: Annotated[float, msgspec.Meta(ge=0.0, le=50.0)] = 0.5
 
 
 class Workspace(_Strict, frozen=True, kw_only=True):
@@ -174,9 +178,9 @@ class Safety(_Strict, frozen=True, kw_only=True):
     max_force_n: Annotated[float, msgspec.Meta(gt=0.0, le=100.0)] = 40.0
     max_torque_nm: Annotated[float, msgspec.Meta(gt=0.0, le=30.0)] = 10.0
     force_samples: Annotated[int, msgspec.Meta(ge=1, le=20)] = 3  # consecutive ticks above the limit before holding
-    max_action_age_s: Positive = 0.3  # of the observation that an action answers
-    max_observation_age_s: Positive = 0.3
-    gripper_dwell_s: NonNegative = 0.5  # least time between two toggles
+    max_action_age_s: Age = 0.3  # of the observation that an action answers
+    max_observation_age_s: Age = 0.3
+    gripper_dwell_s: Annotated[float, msgspec.Meta(ge=0.0, le=5.0)] = 0.5  # least time between two toggles
 
 
 class Success(_Strict, frozen=True, kw_only=True):
@@ -184,7 +188,7 @@ class Success(_Strict, frozen=True, kw_only=True):
 
     subject: Subject = Subject.TCP
     goal: PoseSpec
-    position_tolerance_m: tuple[Positive, Positive, Positive]
+    position_tolerance_m: tuple[Tolerance, Tolerance, Tolerance]
     rotation_tolerance_rad: Annotated[float, msgspec.Meta(gt=0.0, le=math.pi)] = math.pi
     gripper: GripperState = GripperState.ANY
     consecutive_ticks: Annotated[int, msgspec.Meta(ge=1, le=20)] = 1
@@ -297,6 +301,10 @@ def load_robot(name_or_path: str | Path) -> Robot:
 
 
 def _resolve(name_or_path: str | Path, kind: str) -> Path:
+    if len(str(name_or_path)) > 1000:
+        raise TaskError(
+            f"{str(name_or_path)[:80]}...: a name or path of {len(str(name_or_path))} characters is too long"
+        )
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         directory = config_directory() / kind
@@ -319,14 +327,15 @@ def _read(path: Path, kind: type[_T]) -> _T:
 
 def _layered(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The file's mapping over the mapping of the file it extends."""
+    path = path.resolve()
     if path in seen:
         raise TaskError(f"{path}: extends: files extend each other in a circle")
     try:
         data = msgspec.yaml.decode(path.read_bytes())
     except OSError as error:
         raise TaskError(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise TaskError(f"{path}: not YAML: {_short(error)}") from None
     if not isinstance(data, dict):
         raise TaskError(f"{path}: must hold a mapping of keys to values, holds {type(data).__name__}")
     parent = data.pop("extends", None)
@@ -358,8 +367,14 @@ def _explain(error: msgspec.ValidationError, data: Any, kind: type) -> str:
     else:
         value = _value_at(data, key)
         if value is not None and not isinstance(value, dict):
-            message += f", got {value!r}"
+            message += f", got {_short(repr(value))}"
     return f"{key}: {message}"
+
+
+def _short(text: object) -> str:
+    """On one line, and cut where it would fill the screen."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 160 else f"{line[:150]}... ({len(line)} characters)"
 
 
 def _value_at(data: Any, key: str) -> Any:
@@ -406,6 +421,10 @@ def _check_task(path: Path, task: Task) -> None:
     box = task.workspace
     if any(low >= high for low, high in zip(box.min_m, box.max_m, strict=True)):
         raise TaskError(f"{path}: workspace.min_m: {box.min_m} must be below max_m {box.max_m} in every axis")
+    if task.max_steps < 1:
+        raise TaskError(
+            f"{path}: time_limit_s: {task.time_limit_s} s is less than one period of {task.control.rate_hz} Hz"
+        )
     names = [scene.name for scene in task.scenes]
     if len(set(names)) != len(names):
         raise TaskError(f"{path}: scenes: names must differ, got {', '.join(names)}")

@@ -85,6 +85,17 @@ def test_a_wrong_action_is_refused_by_name_and_the_arm_holds(door, chunk, words)
     assert step.source is Source.HOLD and words in step.reason and Change.REFUSED in step.changed
 
 
+@pytest.mark.parametrize("policy_id", ["", "x" * 65, "a\nb", "\x1b[2J"])
+def test_a_policy_must_have_a_name_that_fits_a_log_line(door, policy_id):
+    assert "must be 1 to 64" in door.offer(make_chunk(PUSH, policy_id=policy_id))
+
+
+def test_only_so_many_policies_are_remembered(door):
+    refusals = [door.offer(make_chunk(PUSH, policy_id=f"p{i}")) for i in range(40)]
+    assert [bool(r) for r in refusals].index(True) == 32
+    assert door.offer(make_chunk(PUSH, policy_id="p0")) == ""
+
+
 def test_a_good_action_after_a_refused_one_drives_again(door):
     door.offer(make_chunk(np.full(6, np.nan)))
     door.offer(make_chunk(PUSH))

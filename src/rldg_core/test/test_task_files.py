@@ -68,6 +68,12 @@ def test_a_minimal_file_gets_the_defaults(write):
         ("nonsense: 1", "(top level)", "workspace"),
         ("paraphrases: insert it", "paraphrases", "array"),
         ("object: {pose: {xyz_m: [0, 0]}}", "object.pose.xyz_m", "length 3"),
+        ("safety: {max_action_age_s: .inf}", "safety.max_action_age_s", "<= 5.0"),
+        ("safety: {max_observation_age_s: 1.0e+300}", "safety.max_observation_age_s", "<= 5.0"),
+        ("safety: {gripper_dwell_s: .inf}", "safety.gripper_dwell_s", "<= 5.0"),
+        ("impedance: {nullspace_stiffness_nm_rad: .inf}", "impedance.nullspace_stiffness_nm_rad", "<= 50.0"),
+        ("time_limit_s: 0.001", "time_limit_s", "less than one period"),
+        ('paraphrases: ["a\\x1b[2J"]', "paraphrases[0]", "matching regex"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_what_is_allowed(write, text, key, allowed):
@@ -92,7 +98,7 @@ def test_what_one_key_alone_cannot_say_is_checked(write, old, new, words):
     assert words in refusal(write(MINIMAL.replace(old, new)))
 
 
-@pytest.mark.parametrize("text", ["[", "- 1", "", "\x00", "a: &a [*a]"])
+@pytest.mark.parametrize("text", ["[", "- 1", "", "\x00", "a: &a [*a]", "a: " + "[" * 20_000, "a: " + "9" * 5000])
 def test_a_file_that_is_no_mapping_is_refused(write, text):
     refusal(write(text))
 
@@ -111,6 +117,18 @@ def test_a_file_overlays_the_one_it_extends(write):
 def test_files_that_extend_each_other_are_refused(write):
     write("extends: peg.yaml", "_base.yaml")
     assert "circle" in refusal(write("extends: _base.yaml\nname: peg\n"))
+
+
+def test_a_circle_through_another_spelling_of_the_path_is_found(write, tmp_path):
+    path = write(f"extends: ../{tmp_path.name}/peg.yaml\n")
+    assert "circle" in refusal(path)
+
+
+def test_a_refusal_stays_readable_whatever_it_refuses(write):
+    message = refusal(write(MINIMAL.replace("insert the peg", "x" * 10_000)))
+    assert len(message) < 500 and "instruction" in message
+    with pytest.raises(TaskError, match="too long"):
+        load_task("x" * 5000)
 
 
 def test_an_unknown_scene_says_which_exist(write):
