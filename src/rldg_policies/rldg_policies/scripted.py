@@ -8,14 +8,17 @@ touches the gripper, and serves to exercise the graph and as a floor for compari
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
 from rldg_core.frames import Array, Pose, apply_body_delta, body_delta
-from rldg_core.task import Positive, Robot, Task
+from rldg_core.task import Robot, Task
 from rldg_core.types import ActionChunk, Observation
+
+
+Positive = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 
 
 class ScriptedParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
