@@ -17,7 +17,6 @@ from rldg_core.frames import Array, Pose, apply_body_delta, body_delta
 from rldg_core.task import Robot, Task
 from rldg_core.types import ActionChunk, Observation
 
-
 Positive = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]
 
 
