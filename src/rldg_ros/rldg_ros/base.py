@@ -54,7 +54,7 @@ class BaseNode(LifecycleNode):
 
     def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
-        self.active = False
+        self.active = self._closed = False
         self._checks: dict[str, tuple[bytes, str, _Values]] = {}
         self._logged: dict[str, tuple[str, float]] = {}
         self._bad_topics: set[str] = set()
@@ -144,6 +144,7 @@ class BaseNode(LifecycleNode):
 
     def close(self) -> None:
         """Stop and tear down, whatever the state; for the end of the process."""
+        self._closed = True
         for hook in (self._stop, self._release):
             try:
                 hook()
@@ -229,6 +230,8 @@ class BaseNode(LifecycleNode):
     # heartbeat and diagnostics
 
     def _beat(self) -> None:
+        if self._closed:
+            return  # a beat that was already queued
         self._heartbeat.publish(header(time.time_ns(), self.get_name()))
         if self.active:
             self.on_pulse()
