@@ -33,7 +33,8 @@ class EpisodeReport:
 
     def judge(self, status: EpisodeStatus) -> None:
         """Take in a verdict."""
-        if status.phase is Phase.RUNNING and not self.episode_id:
+        if status.phase is Phase.RUNNING and status.episode_id != self.episode_id:
+            # also where the last episode never ended, because its manager died
             self.episode_id, self.seed = status.episode_id, status.seed
             self.steps = [step for step in self.steps if step.episode_id == status.episode_id]
         if status.phase is Phase.ENDED and self.episode_id and status.episode_id == self.episode_id:

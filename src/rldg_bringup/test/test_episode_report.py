@@ -44,6 +44,14 @@ def test_steps_between_episodes_and_of_the_one_before_are_passed_over():
     assert report.steps == []
 
 
+def test_an_episode_that_never_ended_gives_way_to_the_next():
+    report = EpisodeReport()
+    report.judge(running())
+    report.add(step(0))
+    report.judge(running(episode_id="s/0002", seed=9))
+    assert (report.episode_id, report.seed, report.steps) == ("s/0002", 9, [])
+
+
 def test_the_end_of_another_episode_is_not_this_ones():
     report = EpisodeReport()
     report.judge(running())

@@ -44,7 +44,10 @@ class Latch:
 
 
 def _parent() -> str:
-    """Process id and start time (clock ticks since boot, proc(5)) of the parent: process ids alone are used again."""
+    """What names the launch: the id of the launch runner, else the parent process and its start (proc(5), field 22)."""
+    launch = os.environ.get("RLDG_LAUNCH_ID", "")
+    if launch.isalnum():
+        return launch  # one process may run several launches
     parent = os.getppid()
     try:
         started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]

@@ -14,7 +14,15 @@ def test_a_restarted_process_of_the_same_launch_finds_what_was_kept(tmp_path: Pa
     assert Latch("/left/arbiter", tmp_path).load() is None
 
 
+def test_two_launches_of_one_process_do_not_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLDG_LAUNCH_ID", "one")
+    Latch("/arbiter", tmp_path).save("button", "")
+    monkeypatch.setenv("RLDG_LAUNCH_ID", "two")
+    assert Latch("/arbiter", tmp_path).load() is None
+
+
 def test_the_next_launch_starts_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RLDG_LAUNCH_ID", raising=False)
     Latch("/arbiter", tmp_path).save("button", "")
     monkeypatch.setattr("os.getppid", lambda: 1)
     assert Latch("/arbiter", tmp_path).load() is None

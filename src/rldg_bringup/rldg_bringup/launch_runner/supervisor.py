@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -98,6 +99,7 @@ class Launch:
         echo: Callable[[str], None] | None = None,
     ) -> None:
         environment = dict(os.environ if environment is None else environment)
+        environment["RLDG_LAUNCH_ID"] = uuid.uuid4().hex
         plan = resolve(file, arguments or {}, environment, lambda package: find_share(package, environment))
         self.log_dir = log_dir or default_log_dir(environment)
         self._children = [_Child(process, number) for number, process in enumerate(plan, 1)]
