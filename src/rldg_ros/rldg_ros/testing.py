@@ -6,11 +6,13 @@ import os
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 import rclpy
 from rclpy.context import Context
 from rclpy.experimental import EventsExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -51,7 +53,8 @@ class Bench:
         if isinstance(node, BaseNode):
             node.close()
         for _ in range(3):  # what its timers have already queued must not run on a destroyed node
-            self.executor.spin_once(0.01)
+            with suppress(_rclpy.InvalidHandle):  # or on publishers that went with close()
+                self.executor.spin_once(0.01)
         node.destroy_node()
 
     def spin(self, until: Callable[[], object], timeout_s: float = 20.0) -> bool:
