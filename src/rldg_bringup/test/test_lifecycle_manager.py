@@ -210,6 +210,7 @@ def test_a_hung_node_is_reported_and_welcomed_back(cell: Cell) -> None:
         os.kill(hung, signal.SIGSTOP)
         # it shows by silence or by the end of its lease, whichever is noticed first
         lost = launch.wait_for_line("its process ", PATIENCE_S, after=start)
+        assert "[ERROR]" in launch.lines[lost] and "c: " in launch.lines[lost]
         os.kill(hung, signal.SIGCONT)
         launch.wait_for_line("c: is back and still active", PATIENCE_S, after=lost)
         assert cell.notes() == UP
