@@ -77,6 +77,7 @@ class ObservationAssembler:
         self._twist: Track[Array] = Track(_linear)
         self._wrench: Track[Array] = Track(_linear)
         self._gripper: Track[Array] = Track(_linear)
+        self._raw_wrenches: deque[tuple[int, Array]] = deque(maxlen=1000)
         self._image: npt.NDArray[np.uint8] | None = None
         self._image_ns = 0
         self._watched_ns = -1
@@ -97,13 +98,24 @@ class ObservationAssembler:
         self._twist.add(stamp_ns, twist)
 
     def add_wrench(self, stamp_ns: int, wrench: Array) -> None:
-        """External wrench at the TCP, TCP frame, shape (6,), N and N m, not tared. Low-passed here at 10 Hz."""
-        newest = self._wrench.newest_ns
-        if not self._restart_filter and newest is not None and stamp_ns > newest:
-            keep = float(np.exp(-2.0 * np.pi * WRENCH_CUTOFF_HZ * (stamp_ns - newest) * 1e-9))
-            wrench = keep * self._wrench.at(newest)[0] + (1.0 - keep) * wrench
-        self._restart_filter = False
-        self._wrench.add(stamp_ns, wrench)
+        """External wrench at the TCP, TCP frame, shape (6,), N and N m, not tared. Low-passed at 10 Hz when it is used.
+
+        It waits until then, so that the result does not depend on whether it overtook the verdict that restarts the
+        filter.
+        """
+        self._raw_wrenches.append((stamp_ns, wrench))
+
+    def _filter_wrenches(self) -> None:
+        while self._raw_wrenches:
+            stamp_ns, wrench = self._raw_wrenches.popleft()
+            newest = self._wrench.newest_ns
+            if newest == stamp_ns:
+                continue  # said again
+            if not self._restart_filter and newest is not None and stamp_ns > newest:
+                keep = float(np.exp(-2.0 * np.pi * WRENCH_CUTOFF_HZ * (stamp_ns - newest) * 1e-9))
+                wrench = keep * self._wrench.at(newest)[0] + (1.0 - keep) * wrench
+            self._restart_filter = False
+            self._wrench.add(stamp_ns, wrench)
 
     def add_gripper(self, stamp_ns: int, width_m: float) -> None:
         self._gripper.add(stamp_ns, np.array([width_m]))
@@ -120,8 +132,9 @@ class ObservationAssembler:
         was_running = self._episode.phase is Phase.RUNNING and status.episode_id == self._episode.episode_id
         if status.phase is Phase.RUNNING and not was_running:
             self._next_index = 0
-        # the tare must not remember forces from before the reset
-        self._restart_filter = self._restart_filter or status.phase is Phase.RESETTING
+        # the tare must not remember forces from before the reset; a verdict that is said again restarts nothing
+        if status.phase is Phase.RESETTING and status.stamp_ns != self._episode.stamp_ns:
+            self._restart_filter = True
         self._episode = status
 
     def missing(self) -> list[str]:
@@ -132,6 +145,7 @@ class ObservationAssembler:
             "wrench": self._wrench,
             "gripper": self._gripper,
         }
+        self._filter_wrenches()
         names = [name for name, track in tracks.items() if track.newest_ns is None]
         return names if self._image is not None else [*names, "image"]
 
