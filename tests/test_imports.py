@@ -14,8 +14,17 @@ MAY_IMPORT = {
     "rldg_ros": {"rldg_core", "rldg_interfaces"},
     "rldg_sim": {"rldg_core"},
     "rldg_control": {"rldg_core"},
-    "rldg_policies": {"rldg_core"},
-    "rldg_bringup": {"rldg_core", "rldg_ros", "rldg_sim", "rldg_control", "rldg_policies", "rldg_interfaces"},
+    "rldg_recorder": {"rldg_core"},
+    "rldg_policies": {"rldg_core", "rldg_recorder"},
+    "rldg_bringup": {
+        "rldg_core",
+        "rldg_ros",
+        "rldg_sim",
+        "rldg_control",
+        "rldg_recorder",
+        "rldg_policies",
+        "rldg_interfaces",
+    },
 }
 NODES_MAY_ALSO_IMPORT = {"rldg_ros", "rldg_interfaces"}
 ROS = {"rclpy", "rldg_interfaces"}

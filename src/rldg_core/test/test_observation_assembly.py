@@ -135,6 +135,8 @@ def test_proprioception_does_not_depend_on_where_the_reset_pose_is():
     assert vectors[0].shape == (19,) and vectors[0].dtype == np.float32
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
     np.testing.assert_allclose(vectors[0][:3], [0.0, -0.01, 0.05], atol=1e-6)
+
+
 def _wrench_after(events: list[str]) -> np.ndarray:
     """What is observed at tick 3 after these events at ticks 1 to 3: a wrench arrives, a verdict, an assembly."""
     assembler = ObservationAssembler()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rldg_control.images import square
+from rldg_core.images import square
 
 
 def test_an_image_of_the_right_size_is_passed_through() -> None:
