@@ -10,7 +10,7 @@ nodes = sorted(path.stem for path in (here / name).glob("*_node.py"))
 setup(
     name=name,
     version="0.1.0",
-    description="Bags and training sets of RLDG: recorder, audit, salvage, LeRobot v3 and RLDS writers, dataset algebra.",
+    description="Bags and training sets of RLDG: recorder, audit, salvage, training-set writers, dataset algebra.",
     maintainer="RLDG maintainers",
     maintainer_email="rldg-maintainers@example.org",
     license="Apache-2.0",

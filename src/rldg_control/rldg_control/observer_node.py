@@ -9,8 +9,8 @@ from rldg_interfaces.msg import Episode, Observation, Step
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
-from rldg_core.images import square
 from rldg_control.rendezvous import Rendezvous
+from rldg_core.images import square
 from rldg_core.observation import ObservationAssembler
 from rldg_core.task import GripperUse
 from rldg_ros import conversions as convert

@@ -1,1 +1,1 @@
-"""Bags and training sets: recorder, audit, salvage, the episode reader, LeRobot v3 and RLDS writers, dataset algebra."""
+"""Bags and training sets: recorder, audit, salvage, the episode reader, training-set writers, dataset algebra."""

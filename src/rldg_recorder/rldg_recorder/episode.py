@@ -1,8 +1,9 @@
 """An episode as it lies in a bag: what ``episode.yaml`` says, and the columns of the one stream.
 
-Row i of every column belongs to one ``Step`` and to the ``Observation`` that the step names. Action i was executed after
-observation i; its reward stands in row i + 1 (rewards arrive with the observation that earned them, docs/architecture.md,
-"An episode"). The last row of a whole episode is the closing step: it has a reward and no action worth learning.
+Row i of every column belongs to one ``Step`` and to the ``Observation`` that the step names. Action i was executed
+after observation i; its reward stands in row i + 1 (rewards arrive with the observation that earned them, see
+docs/architecture.md, "An episode"). The last row of a whole episode is the closing step: it has a reward and no action
+worth learning.
 """
 
 from __future__ import annotations
