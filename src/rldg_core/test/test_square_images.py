@@ -22,6 +22,14 @@ def test_whole_blocks_are_averaged_with_rounding() -> None:
     assert small[1, 1].tolist() == [0, 0, 255]
 
 
+@pytest.mark.parametrize("block", [2, 3, 16, 17])
+def test_blocks_of_any_size_are_averaged_exactly(block) -> None:
+    image = np.random.default_rng(block).integers(0, 256, (4 * block, 4 * block, 3), dtype=np.uint8)
+    image[:block, :block] = 255  # the largest sum
+    total = image.reshape(4, block, 4, block, 3).astype(np.int64).sum(axis=(1, 3))
+    assert np.array_equal(square(image, 4), (total + block**2 // 2) // block**2)
+
+
 def test_a_wide_image_loses_its_sides_equally() -> None:
     image = np.zeros((480, 640, 3), dtype=np.uint8)
     image[:, 80:560] = 200
