@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "rldg_control": {"rldg_core"},
     "rldg_recorder": {"rldg_core"},
     "rldg_policies": {"rldg_core", "rldg_recorder"},
+    "rldg_rl": {"rldg_core", "rldg_recorder", "rldg_policies", "rldg_sim"},
     "rldg_bringup": {
         "rldg_core",
         "rldg_ros",
@@ -23,14 +24,15 @@ MAY_IMPORT = {
         "rldg_control",
         "rldg_recorder",
         "rldg_policies",
+        "rldg_rl",
         "rldg_interfaces",
     },
 }
 NODES_MAY_ALSO_IMPORT = {"rldg_ros", "rldg_interfaces"}
 ROS = {"rclpy", "rldg_interfaces"}
-HEAVY = {"mujoco", "torch", "jax", "flax", "transformers", "peft"}
+HEAVY = {"mujoco", "torch", "jax", "flax", "optax", "transformers", "peft"}
 # Only these have modules that are about one of the heavy packages and are imported late as a whole.
-MAY_HOLD_HEAVY_MODULES = {"rldg_sim", "rldg_policies"}
+MAY_HOLD_HEAVY_MODULES = {"rldg_sim", "rldg_policies", "rldg_rl"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Specialists: RLPD with human interventions, encoders, actor and learner, reward classifier (JAX, Flax, optax)."""
