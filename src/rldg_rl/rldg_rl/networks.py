@@ -1,0 +1,131 @@
+"""The networks of a specialist (HIL-SERL, section "system overview" and appendix), all on stored feature vectors.
+
+A stored feature vector is flat. With a grid, its first height * width * channels values are the output of a frozen
+backbone and the rest is what the arm feels; :class:`Head` is then trained by the critic and its output is what actor
+and gripper critic read, without a gradient back into it. Without a grid it is read as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from rldg_core.types import ACTION_SIZE
+from rldg_rl.config import Activation, TrainingConfig
+
+STD_MIN, STD_MAX = 1e-5, 5.0  # HIL-SERL's
+Params = Any  # a tree of arrays
+
+
+class Spec(NamedTuple):
+    """The shapes of a problem.
+
+    Attributes:
+        features: length of a stored feature vector.
+        gripper: actions have a seventh number, the held state of the gripper: 1 closed, 0 open.
+        grid: (height, width, channels) of a backbone's output at the head of the feature vector, or None.
+    """
+
+    features: int
+    gripper: bool = False
+    grid: tuple[int, int, int] | None = None
+
+    @property
+    def action(self) -> int:
+        """Length of an action."""
+        return ACTION_SIZE + self.gripper
+
+    @property
+    def dtype(self) -> npt.DTypeLike:
+        """How features are stored: outputs of a backbone need no more than half precision."""
+        return np.float32 if self.grid is None else np.float16
+
+
+class MLP(nn.Module):
+    """Dense, LayerNorm, activation, for every hidden size; the LayerNorm bounds the critic (RLPD section 4.2)."""
+
+    hidden: tuple[int, ...]
+    activation: Activation
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        activate = jnp.tanh if self.activation is Activation.TANH else nn.relu
+        for size in self.hidden:
+            x = nn.Dense(size, kernel_init=nn.initializers.xavier_uniform())(x)
+            x = activate(nn.LayerNorm()(x))
+        return x
+
+
+class Head(nn.Module):
+    """From stored features to what actor and critics read.
+
+    Spatial learned embeddings weigh the cells of the grid, a bottleneck follows (HIL-SERL). Their dropout is left
+    out, as is the image augmentation at this point: see the stored views in ``replay``.
+    """
+
+    config: TrainingConfig
+    spec: Spec
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        features = features.astype(jnp.float32)
+        if self.spec.grid is None:
+            return features
+        height, width, channels = self.spec.grid
+        size = height * width * channels
+        cells = features[..., :size].reshape(*features.shape[:-1], height * width, channels)
+        kernel = self.param(
+            "embeddings", nn.initializers.lecun_normal(), (height * width, channels, self.config.spatial_embeddings)
+        )
+        embedded = jnp.einsum("...pc,pck->...ck", cells, kernel).reshape(*features.shape[:-1], -1)
+        seen = jnp.tanh(nn.LayerNorm()(nn.Dense(self.config.bottleneck)(embedded)))
+        felt = jnp.tanh(nn.LayerNorm()(nn.Dense(self.config.vector_features)(features[..., size:])))
+        return jnp.concatenate([seen, felt], axis=-1)
+
+
+class Actor(nn.Module):
+    """Mean and standard deviation of the Gaussian whose tanh is the action, each (..., 6)."""
+
+    config: TrainingConfig
+
+    @nn.compact
+    def __call__(self, read: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = MLP(self.config.hidden, self.config.activation)(read)
+        mean = nn.Dense(ACTION_SIZE, kernel_init=nn.initializers.xavier_uniform())(x)
+        log_std = nn.Dense(ACTION_SIZE, kernel_init=nn.initializers.xavier_uniform())(x)
+        return mean, jnp.clip(jnp.exp(log_std), STD_MIN, STD_MAX)
+
+
+class Critic(nn.Module):
+    """Q of one continuous action, (...)."""
+
+    config: TrainingConfig
+
+    @nn.compact
+    def __call__(self, read: jax.Array, action: jax.Array) -> jax.Array:
+        x = MLP(self.config.hidden, self.config.activation)(jnp.concatenate([read, action], axis=-1))
+        return nn.Dense(1, kernel_init=nn.initializers.xavier_uniform())(x)[..., 0]
+
+
+class GripperCritic(nn.Module):
+    """Q of holding the gripper open and of holding it closed, (..., 2)."""
+
+    config: TrainingConfig
+
+    @nn.compact
+    def __call__(self, read: jax.Array) -> jax.Array:
+        x = MLP(self.config.hidden, self.config.activation)(read)
+        return nn.Dense(2, kernel_init=nn.initializers.xavier_uniform())(x)
+
+
+def ensemble(config: TrainingConfig) -> nn.Module:
+    """``config.critics`` independent critics of one input, Q of shape (critics, ...)."""
+    made = nn.vmap(
+        Critic, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=config.critics
+    )
+    return made(config)
