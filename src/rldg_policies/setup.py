@@ -20,7 +20,11 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{name}"]),
         (f"share/{name}", ["package.xml"]),
     ],
-    entry_points={"console_scripts": [f"{node} = {name}.{node}:main" for node in nodes]},
+    entry_points={
+        "console_scripts": [f"{node} = {name}.{node}:main" for node in nodes],
+        # for packages that must not import this one: rldg_recorder relabels with any installed policy
+        "rldg.policies": ["scripted = rldg_policies.scripted:make_scripted"],
+    },
     extras_require={"test": ["pytest"]},
     zip_safe=False,
 )

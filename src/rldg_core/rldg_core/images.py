@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,17 +34,18 @@ def square(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     starts, lengths = bounds[:-1], np.diff(bounds)
     total = np.add.reduceat(np.add.reduceat(crop, starts, axis=0, dtype=np.uint32), starts, axis=1, dtype=np.uint32)
     area = (lengths[:, None] * lengths[None, :])[:, :, None]
-    return ((total + area // 2) // area).astype(np.uint8)
+    average: npt.NDArray[np.uint8] = ((total + area // 2) // area).astype(np.uint8)
+    return average
 
 
 def _average_blocks(image: npt.NDArray[np.uint8], block: int) -> npt.NDArray[np.uint8]:
     """The same for whole blocks of ``block`` pixels a side, in a tenth of the time: sums of slices."""
-    rows = image[::block].astype(np.uint16 if block <= 16 else np.uint32)  # 16 x 16 x 255 fits in 16 bits
+    # 16 x 16 x 255 fits in 16 bits
+    rows: npt.NDArray[Any] = image[::block].astype(np.uint16 if block <= 16 else np.uint32)
     for i in range(1, block):
         rows += image[i::block]
     total = rows[:, ::block].copy()
     for i in range(1, block):
         total += rows[:, i::block]
-    total += block * block // 2
-    total //= block * block
-    return total.astype(np.uint8)
+    rounded: npt.NDArray[np.uint8] = ((total + block * block // 2) // (block * block)).astype(np.uint8)
+    return rounded

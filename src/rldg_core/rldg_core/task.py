@@ -250,7 +250,7 @@ class Robot(_Strict, frozen=True, kw_only=True):
     gripper_max_width_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.2)]
 
 
-_T = TypeVar("_T", Task, Robot)
+_T = TypeVar("_T", bound=msgspec.Struct)
 
 
 def config_directory() -> Path:
@@ -284,7 +284,7 @@ def load_task(name_or_path: str | Path) -> Task:
         TaskError: the file is missing, not YAML, or breaks the schema.
     """
     path = _resolve(name_or_path, "tasks")
-    task = _read(path, Task)
+    task = read_yaml(path, Task)
     if task.name != path.stem:
         raise TaskError(f"{path}: name: is {task.name!r}, must equal the file name {path.stem!r}")
     _check_task(path, task)
@@ -294,7 +294,7 @@ def load_task(name_or_path: str | Path) -> Task:
 def load_robot(name_or_path: str | Path) -> Robot:
     """Read, check and return a robot file; see :func:`load_task`."""
     path = _resolve(name_or_path, "robots")
-    robot = _read(path, Robot)
+    robot = read_yaml(path, Robot)
     if len(robot.joint_names) != len(robot.home_rad):
         raise TaskError(f"{path}: home_rad: has {len(robot.home_rad)} values for {len(robot.joint_names)} joint_names")
     return robot
@@ -317,7 +317,12 @@ def _resolve(name_or_path: str | Path, kind: str) -> Path:
     return path
 
 
-def _read(path: Path, kind: type[_T]) -> _T:
+def read_yaml(path: Path, kind: type[_T]) -> _T:
+    """Read a YAML file, laid over the one that it ``extends``, as a strict struct: of tasks, robots, recipes.
+
+    Raises:
+        TaskError: the file is missing, not YAML, or breaks the schema; one line: file, key, what is allowed.
+    """
     data = _layered(path, ())
     try:
         return msgspec.convert(data, kind, strict=False)

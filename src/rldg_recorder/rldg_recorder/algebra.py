@@ -1,0 +1,439 @@
+"""From bags and a recipe to a plan: which steps of which episodes, in which split.
+
+Every operation is a function from items to items and to what it dropped. All are deterministic for a seed, and none
+repeats an episode: shares are met by leaving episodes out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from rldg_recorder.episode import BagError, Episode, EpisodeInfo, read_info
+from rldg_recorder.episode_reader import find_bags, read_episode
+from rldg_recorder.items import Dropped, Item, Reader
+from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode, Segment
+from rldg_recorder.recipe import (
+    Balance,
+    Cap,
+    DrivenBy,
+    Images,
+    Mix,
+    ObjectKey,
+    Recipe,
+    Select,
+    TrimIdle,
+    Unit,
+    utc,
+)
+from rldg_recorder.splice import splice_items
+
+_MOVING_M = 0.0005  # a gripper that moves by more in a tick is still on its way
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What became of the episodes that were found."""
+
+    found: int
+    dropped: tuple[Dropped, ...]
+    chosen: dict[str, tuple[int, int]]  # by source: episodes, frames
+
+    def counts(self) -> dict[str, int]:
+        """How many were dropped for each ``source: reason``, most frequent first."""
+        named = Counter(f"{d.source}: {d.reason}" if d.source else d.reason for d in self.dropped)
+        return dict(named.most_common())
+
+    def lines(self) -> list[str]:
+        """For people."""
+        taken = [f"{name}: {episodes} episodes, {frames} frames" for name, (episodes, frames) in self.chosen.items()]
+        left = [f"left out: {count} ({reason})" for reason, count in self.counts().items()]
+        return [f"{self.found} episodes found", *taken, *left]
+
+
+def make_plan(recipe: Recipe, read: Reader = read_episode) -> tuple[Plan, PlanReport]:
+    """Carry out a recipe up to, not including, the reading of images.
+
+    Args:
+        recipe: its bag folders are relative to the working directory.
+        read: reads a bag; only called where steps are trimmed or spliced.
+
+    Returns:
+        The plan, train before test, and what was left out and why.
+
+    Raises:
+        DatasetError: a bag folder is missing, nothing is left, rates differ, or an operation cannot be done.
+    """
+    found, dropped = find(recipe.bags)
+    count = len(found) + len(dropped)
+    items: list[Item] = []
+    for source, chosen in select_sources(found, recipe, dropped):
+        for folder, info in chosen:
+            try:
+                rows = range(info.steps - 1) if recipe.trim_idle is None else trim(read(folder), recipe.trim_idle)
+            except BagError as error:
+                dropped.append(Dropped(folder, source, "unreadable", str(error)))
+                continue
+            segment = Segment(bag=str(folder), rows=tuple(rows))
+            planned = PlannedEpisode(segments=(segment,), instruction=info.instruction, group=source)
+            items.append(Item(planned, (info,)))
+    if recipe.splice is not None:
+        prefixes = [item for item in items if item.planned.group == recipe.splice.prefix]
+        suffixes = [item for item in items if item.planned.group == recipe.splice.suffix]
+        spliced, lost = splice_items(prefixes, suffixes, recipe.splice, read)
+        items = [item for item in items if item not in prefixes and item not in suffixes] + spliced
+        dropped += lost
+    if not items:
+        raise DatasetError(_nothing_left(recipe, PlanReport(count, tuple(dropped), {})))
+    rate_hz, items = change_rate(items, recipe.rate_hz)
+    if recipe.relabel is not None:
+        names, policy = recipe.relabel.sources, recipe.relabel.policy
+        items = [item.replace(relabel=policy) if item.planned.group in names else item for item in items]
+    items = _choose(items, recipe, dropped)
+    items = [
+        item
+        for group in recipe.groups
+        for item in sorted((i for i in items if i.planned.group == group), key=lambda i: str(i.folder))
+    ]
+    if recipe.split is not None:
+        items = split(items, recipe.split.test, np.random.default_rng([recipe.seed, 3]))
+    items.sort(key=lambda item: item.planned.split != "train")
+    plan = Plan(
+        name=recipe.name,
+        episodes=tuple(item.planned for item in items),
+        rate_hz=rate_hz,
+        image_size_px=recipe.format.image_size_px,
+        video=recipe.format.images is Images.VIDEO,
+        relabel_parameters=_texts(recipe.relabel.parameters if recipe.relabel is not None else {}),
+        recipe=recipe.text,
+    )
+    shares = {group: [item for item in items if item.planned.group == group] for group in recipe.groups}
+    chosen_counts = {group: (len(of), sum(item.frames for item in of)) for group, of in shares.items()}
+    return plan, PlanReport(count, tuple(dropped), chosen_counts)
+
+
+# --- finding and selecting -------------------------------------------------------------------------------------------
+
+
+def find(folders: Sequence[str]) -> tuple[list[tuple[Path, EpisodeInfo]], list[Dropped]]:
+    """All whole episodes below some folders, sorted, each recording once; and those that cannot be used.
+
+    Raises:
+        DatasetError: a folder does not exist.
+    """
+    found: list[tuple[Path, EpisodeInfo]] = []
+    dropped: list[Dropped] = []
+    recordings: dict[tuple[str, str, int], Path] = {}
+    for folder in sorted({path.resolve() for name in folders for path in _bags_in(Path(name))}):
+        try:
+            info = read_info(folder)
+        except BagError as error:
+            dropped.append(Dropped(folder, "", "episode.yaml cannot be read", str(error)))
+            continue
+        first = recordings.setdefault((info.session_id, info.episode_id, info.began_ns), folder)
+        if first != folder:
+            dropped.append(Dropped(folder, "", "a copy of another bag", str(first)))
+        elif info.state != "complete":
+            remedy = "; try ./rldg bag salvage" if info.state == "recording" else ""
+            dropped.append(Dropped(folder, "", f"{info.state}{remedy}"))
+        elif info.steps < 2:
+            dropped.append(Dropped(folder, "", "has no action"))
+        else:
+            found.append((folder, info))
+    return found, dropped
+
+
+def _bags_in(folder: Path) -> list[Path]:
+    try:
+        return find_bags(folder)
+    except BagError as error:
+        raise DatasetError(f"recipe: bags: {error}") from None
+
+
+def refusal(info: EpisodeInfo, select: Select) -> str:
+    """Why a source does not take an episode, "" if it does."""
+    drove = {policy.policy_id for policy in info.policies if policy.steps > 0}
+    began = datetime.fromtimestamp(info.began_ns * 1e-9, UTC)
+    driven_by = DrivenBy.MIXED if drove and info.human_steps else DrivenBy.POLICY if drove else DrivenBy.HUMAN
+    checks = (
+        (not select.task or info.task.name in select.task, f"task {info.task.name}"),
+        (not select.scene or info.scene in select.scene, f"scene {info.scene}"),
+        (not select.outcome or info.outcome in select.outcome, f"outcome {info.outcome.value}"),
+        (select.driven_by in (DrivenBy.ANY, driven_by), f"driven by {driven_by.value}"),
+        (not select.policy or (drove and drove <= set(select.policy)), f"policy {', '.join(sorted(drove)) or 'none'}"),
+        (not select.operator or info.operator in select.operator, f"operator {info.operator or 'unknown'}"),
+        (not select.session or info.session_id in select.session, f"session {info.session_id}"),
+        (select.after is None or began >= utc(select.after), "too early"),
+        (select.before is None or began < utc(select.before), "too late"),
+        (not select.audit or info.audit in select.audit, f"audit {info.audit or 'missing'}"),
+    )
+    return next((reason for holds, reason in checks if not holds), "")
+
+
+def select_sources(
+    found: Iterable[tuple[Path, EpisodeInfo]], recipe: Recipe, dropped: list[Dropped]
+) -> list[tuple[str, list[tuple[Path, EpisodeInfo]]]]:
+    """The episodes of each source; those that none takes are added to ``dropped``, once for each source."""
+    chosen: dict[str, list[tuple[Path, EpisodeInfo]]] = {source.name: [] for source in recipe.sources}
+    for folder, info in found:
+        reasons = {source.name: refusal(info, source.select) for source in recipe.sources}
+        taker = next((name for name, reason in reasons.items() if not reason), None)
+        if taker is not None:
+            chosen[taker].append((folder, info))
+        else:
+            dropped += [Dropped(folder, name, reason) for name, reason in reasons.items()]
+    return list(chosen.items())
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+
+def trim(episode: Episode, idle: TrimIdle) -> tuple[int, ...]:
+    """Rows that remain when nothing happens at the others.
+
+    Idle is a step that commands nothing while the gripper stands still; of each run of them ``keep`` stay. The last
+    action always stays: it earned the outcome.
+    """
+    n = episode.actions
+    executed, closed, width_m = episode.executed[:n], episode.executed_gripper_closed[:n], episode.gripper_width_m[:n]
+    still = np.linalg.norm(executed[:, :3], axis=1) <= idle.translation
+    still &= np.linalg.norm(executed[:, 3:], axis=1) <= idle.rotation
+    still &= closed == np.concatenate([episode.gripper_closed[:1], closed[:-1]])
+    still &= np.abs(np.diff(width_m, append=width_m[-1:])) <= _MOVING_M
+    still[-1:] = False
+    kept, run = [], 0
+    for row in range(n):
+        run = run + 1 if still[row] else 0
+        if run <= idle.keep:
+            kept.append(row)
+    return tuple(kept)
+
+
+def change_rate(items: Sequence[Item], rate_hz: float | None) -> tuple[float, list[Item]]:
+    """Set the strides that bring every episode to one rate; None keeps the control rate, which must then be one.
+
+    The head of a segment that another follows loses the rows that do not fill a frame: a frame across a splice would be
+    of two bags.
+
+    Raises:
+        DatasetError: a control rate is no whole multiple of the rate, or the control rates differ.
+    """
+    rates = {item.infos[0].task.control.rate_hz: item for item in items}
+    if rate_hz is None and len(rates) > 1:
+        named = ", ".join(f"{rate:g} Hz ({item.folder})" for rate, item in sorted(rates.items(), key=lambda r: r[0]))
+        raise DatasetError(f"recipe: episodes have different control rates: {named}; set rate_hz or select one")
+    goal_hz = next(iter(rates)) if rate_hz is None else rate_hz
+    changed = []
+    for item in items:
+        control_hz = item.infos[0].task.control.rate_hz
+        stride = round(control_hz / goal_hz)
+        if stride < 1 or abs(control_hz / goal_hz - stride) > 1e-6:
+            raise DatasetError(
+                f"recipe: rate_hz: {goal_hz:g} Hz does not divide the {control_hz:g} Hz of {item.folder}; use "
+                f"{control_hz:g} Hz divided by a whole number"
+            )
+        *heads, last = item.planned.segments
+        cut = [Segment(bag=head.bag, rows=head.rows[len(head.rows) % stride :]) for head in heads]
+        segments = (*(segment for segment in cut if segment.rows), last)
+        changed.append(item.replace(segments=segments, stride=stride))
+    return goal_hz, changed
+
+
+# --- how many --------------------------------------------------------------------------------------------------------
+
+
+def _choose(items: list[Item], recipe: Recipe, dropped: list[Dropped]) -> list[Item]:
+    """Balance, mix and cap; what mix and cap take away unevenly is balanced again."""
+    by = recipe.balance.by if recipe.balance is not None else ObjectKey.SCENE
+
+    def after(operation: str, remaining: list[Item]) -> list[Item]:
+        kept = {id(item) for item in remaining}
+        dropped.extend(
+            Dropped(item.folder, item.planned.group, f"over the {operation}") for item in items if id(item) not in kept
+        )
+        return remaining
+
+    if recipe.balance is not None:
+        items = after("balance", balance(items, recipe.balance, np.random.default_rng([recipe.seed, 0])))
+    even = Balance(by=by)
+    if recipe.mix is not None:
+        items = after("mix", mix(items, recipe.mix, by, np.random.default_rng([recipe.seed, 1])))
+    if recipe.cap is not None:
+        items = after("cap", cap(items, recipe.cap, by, np.random.default_rng([recipe.seed, 2])))
+    if recipe.balance is not None and (recipe.mix is not None or recipe.cap is not None):
+        items = after("balance", balance(items, even, np.random.default_rng([recipe.seed, 0])))
+    return items
+
+
+def balance(items: Sequence[Item], wanted: Balance, rng: np.random.Generator) -> list[Item]:
+    """Within each source, the same number of episodes of each object, drawn at random.
+
+    Raises:
+        DatasetError: an object has fewer episodes than ``wanted.episodes``.
+    """
+    kept: list[Item] = []
+    for group, of_group in _grouped(items, lambda item: item.planned.group).items():
+        objects = _grouped(of_group, lambda item: item.about(wanted.by))
+        rarest = min(objects, key=lambda name: len(objects[name]))
+        count = wanted.episodes if wanted.episodes is not None else len(objects[rarest])
+        if len(objects[rarest]) < count:
+            raise DatasetError(
+                f"recipe: balance.episodes: {count}, but {group!r} has {len(objects[rarest])} of {rarest}; record "
+                f"{count - len(objects[rarest])} more or ask for fewer"
+            )
+        for of_object in objects.values():
+            order = rng.permutation(len(of_object))[:count]
+            kept += [of_object[i] for i in sorted(order)]
+    return kept
+
+
+def mix(items: Sequence[Item], wanted: Mix, by: ObjectKey, rng: np.random.Generator) -> list[Item]:
+    """The largest choice in which sources have their shares, up to one episode each; objects stay in proportion.
+
+    Raises:
+        DatasetError: a source that has a weight has no episode.
+    """
+    groups = _grouped(items, lambda item: item.planned.group)
+    for name in wanted.weights:
+        if name not in groups:
+            raise DatasetError(f"recipe: mix: no episode of {name!r} is left; loosen its selection or drop its weight")
+    sizes = {name: [_size(item, wanted.by) for item in of] for name, of in groups.items()}
+    total = min(sum(sizes[name]) / weight for name, weight in wanted.weights.items())
+    kept: list[Item] = []
+    for name, weight in wanted.weights.items():
+        order = proportional([item.about(by) for item in groups[name]], rng)
+        reached = np.cumsum([sizes[name][i] for i in order])
+        count = int(np.argmin(np.abs(reached - weight * total))) + 1
+        kept += [groups[name][i] for i in sorted(order[:count])]
+    return kept
+
+
+def cap(items: Sequence[Item], limit: Cap, by: ObjectKey, rng: np.random.Generator) -> list[Item]:
+    """As many episodes as the limits allow, in the proportions of sources and objects.
+
+    Raises:
+        DatasetError: not even one episode fits.
+    """
+    order = proportional([f"{item.planned.group}/{item.about(by)}" for item in items], rng)
+    frames = np.cumsum([items[i].frames for i in order])
+    count = len(order) if limit.frames is None else int(np.searchsorted(frames, limit.frames, side="right"))
+    count = min(count, limit.episodes if limit.episodes is not None else count)
+    if count == 0:
+        raise DatasetError(f"recipe: cap.frames: {limit.frames} is less than one episode of {frames[0]} frames")
+    return [items[i] for i in sorted(order[:count])]
+
+
+def proportional(keys: Sequence[str], rng: np.random.Generator) -> list[int]:
+    """An order of indices in which every beginning holds the keys in about their proportions; random within a key."""
+    places: list[tuple[float, str, int]] = []
+    for key, of_key in _grouped(range(len(keys)), lambda i: keys[i]).items():
+        for place, i in enumerate(rng.permutation(len(of_key))):
+            places.append(((place + 0.5) / len(of_key), key, of_key[i]))
+    return [index for _, _, index in sorted(places)]
+
+
+def split(items: Sequence[Item], test: float, rng: np.random.Generator) -> list[Item]:
+    """Put whole episodes aside for testing: about that share of each object's, at least one where it has several.
+
+    Episodes that share a bag, or task, scene and seed (the same start), go to the same side.
+
+    Raises:
+        DatasetError: everything hangs together, so that one side would be empty.
+    """
+    bundles = _bundles(items)
+    aside: set[int] = set()
+    for of_object in _grouped(bundles, lambda bundle: items[bundle[0]].about(ObjectKey.SCENE)).values():
+        if len(of_object) < 2:
+            continue
+        wanted = max(1.0, test * sum(len(bundle) for bundle in of_object))
+        taken = 0
+        for i in rng.permutation(len(of_object))[:-1]:  # one always stays
+            if taken and taken + len(of_object[i]) / 2 > wanted:
+                break
+            taken += len(of_object[i])
+            aside.update(of_object[i])
+            if taken >= wanted:
+                break
+    if not aside:
+        raise DatasetError(
+            f"recipe: split: {len(items)} episodes cannot be split: all of an object share bags, or task, scene "
+            "and seed; record with other seeds or leave split out"
+        )
+    return [item.replace(split="test" if i in aside else "train") for i, item in enumerate(items)]
+
+
+def merge(plans: Sequence[Plan], name: str) -> Plan:
+    """One plan of several, train before test.
+
+    Raises:
+        DatasetError: rate, image size or relabelling differ, or steps of a bag stand in two of them.
+    """
+    first = plans[0]
+    seen: dict[tuple[str, int], str] = {}
+    for plan in plans:
+        for attribute in ("rate_hz", "image_size_px", "video", "relabel_parameters"):
+            if getattr(plan, attribute) != getattr(first, attribute):
+                raise DatasetError(
+                    f"merge: {attribute} is {getattr(first, attribute)} in {first.name} and {getattr(plan, attribute)} "
+                    f"in {plan.name}; build both with the same"
+                )
+        rows = {(s.bag, row): plan.name for e in plan.episodes for s in e.segments for row in s.rows}
+        twice = seen.keys() & rows.keys()
+        if twice:
+            bag = min(twice)[0]
+            raise DatasetError(f"merge: {bag} is in {seen[min(twice)]} and in {plan.name}; remove it from one")
+        seen |= rows
+    episodes = sorted((e for plan in plans for e in plan.episodes), key=lambda e: e.split != "train")
+    recipe = "---\n".join(plan.recipe for plan in plans)
+    return msgspec.structs.replace(first, name=name, episodes=tuple(episodes), recipe=recipe)
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _bundles(items: Sequence[Item]) -> list[list[int]]:
+    """Indices of items that must stay together."""
+    owner: dict[object, int] = {}
+    root = list(range(len(items)))
+
+    def top(i: int) -> int:
+        while root[i] != i:
+            i = root[i]
+        return i
+
+    for i, item in enumerate(items):
+        starts = [(info.task.name, info.scene, info.seed) for info in item.infos]
+        for key in (*starts, *(segment.bag for segment in item.planned.segments)):
+            root[top(i)] = top(owner.setdefault(key, i))
+    return list(_grouped(range(len(items)), top).values())
+
+
+def _grouped(values: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    groups: dict[K, list[T]] = defaultdict(list)
+    for value in values:
+        groups[key(value)].append(value)
+    return dict(groups)
+
+
+def _size(item: Item, unit: Unit) -> int:
+    return item.frames if unit is Unit.FRAMES else 1
+
+
+def _texts(parameters: dict[str, str | float | int | bool]) -> dict[str, str]:
+    """Parameters as a plan holds them: each as JSON, which YAML readers read too."""
+    return {key: msgspec.json.encode(value).decode() for key, value in parameters.items()}
+
+
+def _nothing_left(recipe: Recipe, report: PlanReport) -> str:
+    reasons = "; ".join(f"{count} {reason}" for reason, count in report.counts().items()) or "there is no episode.yaml"
+    return f"recipe {recipe.name}: none of {report.found} episodes in {', '.join(recipe.bags)} is left: {reasons}"
