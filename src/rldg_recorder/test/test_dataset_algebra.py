@@ -29,7 +29,7 @@ from rldg_recorder.algebra import (
 from rldg_recorder.episode import INFO_FILE, PolicyInfo
 from rldg_recorder.items import Item
 from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode, Segment, digest
-from rldg_recorder.recipe import Balance, Cap, Mix, ObjectKey, Recipe, Select, TrimIdle, Unit
+from rldg_recorder.recipe import Balance, Cap, DrivenBy, Mix, ObjectKey, Recipe, Select, TrimIdle, Unit
 from rldg_recorder.testing import Bags, make_episode, make_info
 
 MOVE = [0.1, 0.0, 0.2, 0.0, 0.0, 0.0]
@@ -112,7 +112,7 @@ def test_a_copy_of_a_bag_is_left_out(bags) -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="bags: .*nowhere: no such folder"):
+    with pytest.raises(DatasetError, match=r"bags: .*nowhere: no such folder"):
         find([str(tmp_path / "nowhere")])
 
 
@@ -147,11 +147,11 @@ SUCCESS = make_info(policy="rl")
             {"policies": (PolicyInfo(policy_id="rl", steps=1), PolicyInfo(policy_id="shadow", steps=0))},
             "",
         ),
-        (Select(driven_by="policy"), {}, ""),
-        (Select(driven_by="policy"), {"human_steps": 1}, "driven by mixed"),
-        (Select(driven_by="mixed"), {"human_steps": 1}, ""),
-        (Select(driven_by="human"), {}, "driven by policy"),
-        (Select(driven_by="human"), {"policies": (), "human_steps": 3}, ""),
+        (Select(driven_by=DrivenBy.POLICY), {}, ""),
+        (Select(driven_by=DrivenBy.POLICY), {"human_steps": 1}, "driven by mixed"),
+        (Select(driven_by=DrivenBy.MIXED), {"human_steps": 1}, ""),
+        (Select(driven_by=DrivenBy.HUMAN), {}, "driven by policy"),
+        (Select(driven_by=DrivenBy.HUMAN), {"policies": (), "human_steps": 3}, ""),
         (Select(after=datetime(2026, 1, 1, tzinfo=UTC)), {"began_ns": 1_767_225_600_000_000_000}, ""),
         (Select(after=datetime(2026, 1, 1)), {"began_ns": 1_767_225_599_000_000_000}, "too early"),
         (Select(before=datetime(2026, 1, 1)), {"began_ns": 1_767_225_600_000_000_000}, "too late"),
@@ -164,8 +164,8 @@ def test_an_episode_is_selected_by_what_it_says_of_itself(select, changes, reaso
 # --- steps
 
 
-def kept(deltas, idle: TrimIdle, **options: object) -> list[int]:
-    return list(trim(make_episode(deltas, **options), idle))
+def kept(deltas, idle: TrimIdle) -> list[int]:
+    return list(trim(make_episode(deltas), idle))
 
 
 def test_idle_steps_beyond_those_kept_are_dropped() -> None:

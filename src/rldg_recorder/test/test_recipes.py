@@ -76,7 +76,7 @@ def test_a_recorded_text_that_is_no_recipe_is_refused(text) -> None:
         ("name: a\nsources: []\n", r"sources: Expected `array` of length >= 1"),
         ("name: a\n", "missing required field `sources`"),
         ("name: A b\nsources: [{name: rl}]\n", "name: Expected `str` matching regex"),
-        ("name: a\nsources: [{name: rl, weight: 2}]\n", r"sources\[0\]: .*unknown field `weight`; allowed: name, select"),
+        ("name: a\nsources: [{name: rl, weight: 2}]\n", r"unknown field `weight`; allowed: name, select"),
         ("name: a\nsources: [{name: rl, select: {outcome: [win]}}]\n", "Invalid enum value 'win'"),
         ("name: a\nsources: [{name: rl}]\nrate_hz: 0\n", "rate_hz: Expected `float` > 0.0, got 0"),
         ("name: a\nsources: [{name: rl}]\nsplit: {test: 1.0}\n", r"split\.test: Expected `float` <= 0\.9"),

@@ -115,5 +115,5 @@ def test_what_is_no_action_is_refused(parameters, message) -> None:
 
 
 def test_a_policy_that_is_not_installed_is_named_with_those_that_are() -> None:
-    with pytest.raises(DatasetError, match="policy 'nobody': not installed; there are .*counting"):
+    with pytest.raises(DatasetError, match=r"policy 'nobody': not installed; there are .*counting"):
         relabelled(human(), (0,), "nobody", {})
