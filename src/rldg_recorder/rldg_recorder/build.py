@@ -75,7 +75,7 @@ def build(
         raise DatasetError(f"{target}: exists already; choose another name, remove it or overwrite it")
     options = msgspec.structs.replace(plan, name="", episodes=(), recipe="")
     workers = make_executor(executor, jobs)
-    with _partial(out / f".{plan.name}.partial") as partial:
+    with partial_folder(out / f".{plan.name}.partial") as partial:
         identities = {bag: _identity(bag) for bag in sorted({s.bag for e in plan.episodes for s in e.segments})}
         work = []
         for planned in plan.episodes:
@@ -94,9 +94,7 @@ def build(
                 writer.finish()
         except TaskError as error:
             raise DatasetError(f"{_describe(error.index, plan)}: {error}") from error
-        _sync(partial / "set")
-        _put(partial / "set", target)
-        shutil.rmtree(partial)
+        put(partial, target)
     return target
 
 
@@ -137,8 +135,12 @@ def _identity(bag: str) -> tuple[str, list[tuple[str, int, int]]]:
 
 
 @contextmanager
-def _partial(folder: Path) -> Iterator[Path]:
-    """The folder of a set in the making, of which one build at a time has the use."""
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """The folder of a set in the making, used by one build at a time: ``shards``, and ``set`` without files.
+
+    Raises:
+        DatasetError: another build uses it.
+    """
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -147,26 +149,23 @@ def _partial(folder: Path) -> Iterator[Path]:
         except BlockingIOError:
             raise DatasetError(f"{folder}: another build of this set is running; wait for it or end it") from None
         shutil.rmtree(folder / "set", ignore_errors=True)
+        (folder / "set").mkdir()
         yield folder
     finally:
         os.close(descriptor)
 
 
-def _sync(folder: Path) -> None:
-    """Have the files on disk before they get a name that says that they are whole."""
-    for path in folder.rglob("*"):
-        if path.is_file():
+def put(partial: Path, target: Path) -> None:
+    """Give ``partial/set``, which is whole, its name, and remove the rest. What stood there is replaced."""
+    for path in (partial / "set").rglob("*"):
+        if path.is_file():  # on disk before the name says that it is whole
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-def _put(made: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = partial / "old"
     if target.exists():
         target.replace(old)
-    made.replace(target)
-    shutil.rmtree(old, ignore_errors=True)
+    (partial / "set").replace(target)
+    shutil.rmtree(partial)
