@@ -22,6 +22,7 @@ class Policy(Protocol):
     Attributes:
         policy_id: unique among the running policies; every chunk carries it.
         rate_hz: how many answers a second it is able to give.
+        checkpoint_hash: optional; what it was loaded from, for the recordings of what it does.
     """
 
     policy_id: str

@@ -9,6 +9,7 @@ import time
 import msgspec
 from rldg_interfaces.msg import Action
 from rldg_interfaces.msg import Observation as ObservationMsg
+from std_msgs.msg import String
 
 from rldg_core.types import ActionChunk, Observation
 from rldg_policies.policy import Policy, check_chunk, make_policy
@@ -50,6 +51,14 @@ class PolicyNode(BaseNode):
         self._policy.warm_up()
         self.get_logger().info(f"policy {self._policy_id!r} warm after {time.monotonic() - began_s:.1f} s")
         self._publisher = self.create_publisher(Action, "action", qos.reliable(10))
+        card = {
+            "policy_id": self._policy_id,
+            "name": self._name,
+            "checkpoint_hash": str(getattr(self._policy, "checkpoint_hash", "")),
+            "parameters": parameters,
+        }
+        self._card = self.create_publisher(String, "policy_card", qos.latched())
+        self._card.publish(String(data=msgspec.yaml.encode(card).decode()))
         self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
 
     def on_start(self) -> None:
