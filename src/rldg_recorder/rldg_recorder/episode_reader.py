@@ -21,6 +21,7 @@ OBSERVATION = "rldg_interfaces/msg/Observation"
 STEP = "rldg_interfaces/msg/Step"
 _JUMP_PERIODS = 10  # steps further apart than this were not taken one after the other
 _NS = 1_000_000_000
+_UNIT_TOLERANCE = 0.01  # of a quaternion, as in the live stream
 
 
 def find_bags(folder: Path) -> list[Path]:
@@ -159,7 +160,7 @@ def _episode(folder: Path, info: EpisodeInfo, steps: list[Any], observations: di
         state_age_s=of_observations(lambda m: m.state_age_s),
         skew_s=of_observations(lambda m: m.skew_s),
     )
-    _check_finite(episode)
+    _check_values(episode)
     return episode
 
 
@@ -189,12 +190,19 @@ def _check_order(folder: Path, info: EpisodeInfo, steps: list[Any]) -> None:
             )
 
 
-def _check_finite(episode: Episode) -> None:
+def _check_values(episode: Episode) -> None:
     for name in ("executed", "reward", "target", "tcp_pose", "reset_pose", "tcp_twist", "wrench", "gripper_width_m"):
         bad = ~np.isfinite(getattr(episode, name))
         if bad.any():
             row = int(np.argwhere(bad)[0][0])
             raise BagError(f"{episode.folder}: {name} of row {row} is not finite")
+    for name in ("target", "tcp_pose", "reset_pose"):
+        length = np.linalg.norm(np.atleast_2d(getattr(episode, name))[:, 3:], axis=1)
+        if (abs(length - 1.0) > _UNIT_TOLERANCE).any():
+            row = int(abs(length - 1.0).argmax())
+            raise BagError(
+                f"{episode.folder}: {name} of row {row}: the quaternion has length {length[row]:.3g}, must be 1"
+            )
 
 
 def _pose(pose: Any) -> tuple[float, ...]:
