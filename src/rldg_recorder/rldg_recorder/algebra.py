@@ -7,7 +7,7 @@ repeats an episode: shares are met by leaving episodes out.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -350,26 +350,35 @@ def split(items: Sequence[Item], test: float, rng: np.random.Generator) -> list[
     Raises:
         DatasetError: everything hangs together, so that one side would be empty.
     """
-    bundles = _bundles(items)
+    objects = [item.about(ObjectKey.SCENE) for item in items]
+    aside = split_off(objects, [_ties(item) for item in items], test, rng)
+    return [item.replace(split="test" if i in aside else "train") for i, item in enumerate(items)]
+
+
+def split_off(
+    objects: Sequence[str], ties: Sequence[Iterable[Hashable]], test: float, rng: np.random.Generator
+) -> set[int]:
+    """Which episodes to put aside, by number; see :func:`split`.
+
+    Args:
+        objects: what each episode is about.
+        ties: of each episode; those that have one in common stay together.
+    """
     aside: set[int] = set()
-    for of_object in _grouped(bundles, lambda bundle: items[bundle[0]].about(ObjectKey.SCENE)).values():
-        if len(of_object) < 2:
-            continue
+    for of_object in _grouped(_bundles(ties), lambda bundle: objects[bundle[0]]).values():
         wanted = max(1.0, test * sum(len(bundle) for bundle in of_object))
         taken = 0
         for i in rng.permutation(len(of_object))[:-1]:  # one always stays
-            if taken and taken + len(of_object[i]) / 2 > wanted:
+            if taken >= wanted or (taken and taken + len(of_object[i]) / 2 > wanted):
                 break
             taken += len(of_object[i])
             aside.update(of_object[i])
-            if taken >= wanted:
-                break
     if not aside:
         raise DatasetError(
-            f"recipe: split: {len(items)} episodes cannot be split: all of an object share bags, or task, scene "
-            "and seed; record with other seeds or leave split out"
+            f"split: {len(objects)} episodes cannot be split: all of an object share bags, or task, scene and seed; "
+            "record with other seeds or leave split out"
         )
-    return [item.replace(split="test" if i in aside else "train") for i, item in enumerate(items)]
+    return aside
 
 
 def merge(plans: Sequence[Plan], name: str) -> Plan:
@@ -401,21 +410,25 @@ def merge(plans: Sequence[Plan], name: str) -> Plan:
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _bundles(items: Sequence[Item]) -> list[list[int]]:
-    """Indices of items that must stay together."""
-    owner: dict[object, int] = {}
-    root = list(range(len(items)))
+def _ties(item: Item) -> list[Hashable]:
+    starts = [(info.task.name, info.scene, info.seed) for info in item.infos]
+    return [*starts, *(segment.bag for segment in item.planned.segments)]
+
+
+def _bundles(ties: Sequence[Iterable[Hashable]]) -> list[list[int]]:
+    """Numbers of the episodes that must stay together."""
+    owner: dict[Hashable, int] = {}
+    root = list(range(len(ties)))
 
     def top(i: int) -> int:
         while root[i] != i:
             i = root[i]
         return i
 
-    for i, item in enumerate(items):
-        starts = [(info.task.name, info.scene, info.seed) for info in item.infos]
-        for key in (*starts, *(segment.bag for segment in item.planned.segments)):
+    for i, of_episode in enumerate(ties):
+        for key in of_episode:
             root[top(i)] = top(owner.setdefault(key, i))
-    return list(_grouped(range(len(items)), top).values())
+    return list(_grouped(range(len(ties)), top).values())
 
 
 def _grouped(values: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

@@ -86,8 +86,11 @@ class ShardInfo(msgspec.Struct, frozen=True, kw_only=True):
     side_px: int
 
 
-def encode(episode: TrainingEpisode, path: Path, video: bool) -> None:
+def encode(episode: TrainingEpisode, path: Path, video: bool, bags: Sequence[BagRecord] | None = None) -> None:
     """Write the shard of an episode, all of it or nothing; with ``video``, ``<path>.mp4`` beside it.
+
+    Args:
+        bags: what is known of each of the episode's bags, read from their ``episode.yaml`` where None.
 
     Raises:
         DatasetError: there is no frame, images differ in size or do not fit the video format.
@@ -121,7 +124,7 @@ def encode(episode: TrainingEpisode, path: Path, video: bool) -> None:
         scale=tuple(episode.scale),
         relabelled=episode.relabelled,
         policies=policies,
-        bags=tuple(_bag_record(folder) for folder in episode.bags),
+        bags=tuple(map(_bag_record, episode.bags) if bags is None else bags),
         side_px=side_px,
     )
     arrays["info"] = np.frombuffer(msgspec.json.encode(info), np.uint8)
