@@ -57,29 +57,21 @@ def main(argv: list[str]) -> int:
 
 
 def _list(bags: list[Path], _options: argparse.Namespace, console: Console) -> int:
-    table = Table("bag", "task", "scene", "seed", "outcome", "steps", "by human", "time [s]", "state", "audit")
     status = 0
     for bag in bags:
         try:
             info = read_info(bag)
         except BagError as error:
-            console.print(f"[red]{error}[/]")
+            console.print(f"[red]{error}[/]", soft_wrap=True)
             status = 1
             continue
-        table.add_row(
-            str(bag),
-            info.task.name,
-            info.scene,
-            str(info.seed),
-            str(info.outcome),
-            str(info.steps),
-            str(info.human_steps),
-            f"{info.duration_s:.1f}",
-            info.state,
-            info.audit,
-            style="" if info.outcome is Outcome.SUCCESS and info.state == "complete" else "yellow",
+        outcome = str(info.outcome) if info.state == "complete" else info.state
+        colour = "green" if outcome == Outcome.SUCCESS else "yellow"
+        console.print(
+            f"[{colour}]{outcome:<9}[/] {info.steps:>4} steps, {info.human_steps:>4} by human, "
+            f"audit {info.audit or 'none':<4}  {info.task.name}, {info.scene}, seed {info.seed}: {bag}",
+            soft_wrap=True,
         )
-    console.print(table)
     return status
 
 
@@ -95,9 +87,11 @@ def _audit(bags: list[Path], _options: argparse.Namespace, console: Console) -> 
             failed += 1
             continue
         failed += report.verdict == "fail"
-        console.print(f"[{_COLOURS[report.verdict]}]{report.verdict}[/]  {bag}")
+        console.print(f"[{_COLOURS[report.verdict]}]{report.verdict}[/]  {bag}", soft_wrap=True)
         for finding in report.findings:
-            console.print(f"      [{_COLOURS[finding.level]}]{finding.level}[/] {finding.topic} {finding.text}")
+            console.print(
+                f"      [{_COLOURS[finding.level]}]{finding.level}[/] {finding.topic} {finding.text}", soft_wrap=True
+            )
     console.print(f"{len(bags) - failed} of {len(bags)} bags can be used")
     return 1 if failed else 0
 

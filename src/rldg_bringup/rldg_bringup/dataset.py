@@ -113,10 +113,9 @@ def _verdict(folder: Path, waive: list[str], console: Console) -> int:
 
 
 def _inspect(options: argparse.Namespace, console: Console) -> int:
-    from rldg_recorder.training_set import TrainingSet
-
     from rldg_bringup.export import training_set_rows, write_rows
     from rldg_bringup.inspection import training_set_figure
+    from rldg_recorder.training_set import TrainingSet
 
     training_set = TrainingSet(options.dataset)
     table = Table("task", "split", "episodes", "frames", title=str(options.dataset))

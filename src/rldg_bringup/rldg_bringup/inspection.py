@@ -17,6 +17,7 @@ from rldg_recorder.frames import ACTION_NAMES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
     from rldg_recorder.training_set import TrainingSet
 
 _COLUMNS = 8
