@@ -23,7 +23,7 @@ from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 
-from rldg_recorder.bag_writer import MAGIC, METADATA_FILE, METADATA_VERSION, Topic
+from rldg_recorder.bag_writer import MAGIC, METADATA_FILE, METADATA_VERSION, Topic, decode_yaml
 from rldg_recorder.episode import BagError
 
 OPENING = struct.Struct("<BQ")  # of every record: opcode, length of what follows
@@ -350,13 +350,13 @@ def _read_metadata(folder: Path) -> tuple[list[str], Counter[str]]:
     if not folder.is_dir():
         raise BagError(f"{folder}: there is no such folder; a bag is a folder with {METADATA_FILE}")
     try:
-        data: Any = msgspec.yaml.decode(path.read_bytes())
+        data: Any = decode_yaml(path.read_bytes())
         info = msgspec.convert(data["rosbag2_bagfile_information"], _Metadata, strict=False)
     except FileNotFoundError:
         raise BagError(f"{path}: is missing, so the recording was cut off, or this is no bag; {remedy}") from None
     except OSError as error:
         raise BagError(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.MsgspecError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise BagError(f"{path}: is damaged: {' '.join(str(error).split())[:160]}; {remedy}") from None
     if (
         info.version > METADATA_VERSION

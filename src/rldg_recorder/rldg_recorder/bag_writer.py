@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import yaml
 from isal import isal_zlib
 from mcap import records
 from mcap.data_stream import RecordBuilder
@@ -32,6 +33,7 @@ CHUNK_BYTES = 4 << 20  # a chunk ends when it has reached this size
 MESSAGE = struct.Struct("<BQHIQQ")  # opcode, length, channel, sequence, log time, publish time
 CHUNK = struct.Struct("<BQQQQIIQ")  # opcode, length, start, end, uncompressed size, CRC, compression "", size
 SMALL_BYTES = 2048
+MAX_YAML_DEPTH = 20
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 
@@ -100,12 +102,12 @@ class McapWriter:
 
     Args:
         folder: is created.
-        bag_name: what the file is called after; the name of the folder where "".
+        file_name: of the file in it; ``<folder name>_0.mcap`` where "".
     """
 
-    def __init__(self, folder: Path, bag_name: str = "") -> None:
+    def __init__(self, folder: Path, file_name: str = "") -> None:
         self.bytes_written = 0
-        self.path = folder / f"{bag_name or folder.name}_0.mcap"
+        self.path = folder / (file_name or f"{folder.name}_0.mcap")
         self._topics: list[Topic] = []
         self._counts: list[int] = []
         self._schemas: dict[tuple[str, str], records.Schema] = {}
@@ -382,6 +384,22 @@ class Rosbag2Writer:
             ) from None
 
 
+def decode_yaml(text: bytes | str) -> Any:
+    """YAML that may come from anywhere. Raises ValueError in one line.
+
+    The C parser ends the process where nesting is very deep; its events tell the depth without recursion.
+    """
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise ValueError(f"nested more than {MAX_YAML_DEPTH} deep")
+        return msgspec.yaml.decode(text)
+    except (yaml.YAMLError, msgspec.DecodeError, ValueError) as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())[:160]}") from None
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file so that, whatever happens, a reader finds the old one or the new one, never half of one."""
     part = path.with_name(f".{path.name}.part")
@@ -411,8 +429,8 @@ def _encode(record: records.McapRecord) -> bytes:
 def _profiles(topic: Topic) -> list[Any]:
     """The QoS profiles of a topic as data."""
     try:
-        profiles = msgspec.yaml.decode(topic.qos or "[]")
-    except msgspec.DecodeError:
+        profiles = decode_yaml(topic.qos or "[]")
+    except ValueError:
         profiles = None
     if not isinstance(profiles, list):
         raise ValueError(f"topic {topic.name}: qos {topic.qos[:60]!r}: must be the YAML text of a list of profiles")
