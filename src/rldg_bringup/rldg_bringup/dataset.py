@@ -75,7 +75,9 @@ def _build(options: argparse.Namespace, console: Console) -> int:
     from rldg_recorder.build import build
     from rldg_recorder.recipe import load_recipe
 
-    plan = make_plan(load_recipe(options.recipe))
+    plan, report = make_plan(load_recipe(options.recipe))
+    for text in report.lines():
+        console.print(text, soft_wrap=True)
     if options.plan:
         return 0
     with Progress(
@@ -103,7 +105,9 @@ def _verdict(folder: Path, waive: list[str], console: Console) -> int:
     findings = verify(folder, waive)
     for finding in findings:
         where = "" if finding.episode is None else f" episode {finding.episode}:"
-        console.print(f"[{_COLOURS[finding.level]}]{finding.level}[/] {finding.check}:{where} {finding.text}")
+        console.print(
+            f"[{_COLOURS[finding.level]}]{finding.level}[/] {finding.check}:{where} {finding.text}", soft_wrap=True
+        )
     errors = sum(finding.level == "error" for finding in findings)
     if errors:
         console.print(f"[red]refused[/]: {folder}: {errors} errors; mend the recipe, or accept one with --waive CHECK")

@@ -64,7 +64,7 @@ def training_set_figure(training_set: TrainingSet, path: Path, strips: int = 4) 
         rows = evenly_spaced(len(episode), _COLUMNS)
         titles = [f"episode {index}, frame {row}" for row in rows]
         _film_strip(figure, grid[place], [episode.images[row] for row in rows], titles)
-    actions = np.concatenate([training_set.episode(index).action for index in range(len(training_set))])
+    actions = training_set.columns(["action"])["action"]
     panels = grid[len(episodes)].subgridspec(1, len(ACTION_NAMES))
     for dimension, name in enumerate(ACTION_NAMES):
         axes = figure.add_subplot(panels[dimension])
@@ -74,7 +74,7 @@ def training_set_figure(training_set: TrainingSet, path: Path, strips: int = 4) 
         axes.tick_params(labelsize="x-small")
     last = grid[len(episodes) + 1].subgridspec(1, 2)
     axes = _axes(figure, last[0], "episodes")
-    axes.hist([length for length in training_set.lengths], bins=30, color="tab:green")
+    axes.hist(training_set.lengths, bins=30, color="tab:green")
     axes.set_xlabel("frames of an episode")
     axes = _axes(figure, last[1], "mean |action|")
     width = np.abs(actions[:, :6]).mean(axis=0)
