@@ -51,6 +51,17 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     export.add_argument("--rlds", type=Path, required=True, metavar="FOLDER", help="tensorflow_datasets data directory")
     for parser_ in (verify, inspect, export):
         parser_.add_argument("dataset", type=Path, help="folder of a training set")
+    merge = command("merge", "one training set of several")
+    merge.add_argument("datasets", type=Path, nargs="+", metavar="dataset", help="folders of training sets")
+    delete = command("delete", "a training set without some of its episodes")
+    delete.add_argument("--episodes", type=int, nargs="+", required=True, help="numbers, from 0")
+    split = command("split", "a training set with other episodes put aside for testing")
+    split.add_argument("--test", type=float, required=True, help="share of the episodes of each object, in (0, 1)")
+    split.add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    for parser_ in (delete, split):
+        parser_.add_argument("dataset", type=Path, help="folder of a training set; it is not changed")
+    for parser_ in (merge, delete, split):
+        parser_.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="of the new set; must not exist")
     return parser.parse_args(argv)
 
 
@@ -62,6 +73,9 @@ def main(argv: list[str]) -> int:
         "verify": _verify,
         "inspect": _inspect,
         "export": _export,
+        "merge": _edit,
+        "delete": _edit,
+        "split": _edit,
     }[options.command]
     try:
         return run(options, Console(highlight=False))
@@ -146,3 +160,16 @@ def _export(options: argparse.Namespace, console: Console) -> int:
 
     console.print(f"RLDS: {export_rlds(TrainingSet(options.dataset), options.rlds)}")
     return 0
+
+
+def _edit(options: argparse.Namespace, console: Console) -> int:
+    from rldg_recorder.edit import delete_episodes, merge_sets, split_set
+
+    out, name = options.to.parent, options.to.name
+    if options.command == "merge":
+        folder = merge_sets(options.datasets, out, name)
+    elif options.command == "delete":
+        folder = delete_episodes(options.dataset, options.episodes, out, name)
+    else:
+        folder = split_set(options.dataset, options.test, out, name, options.seed)
+    return _verdict(folder, [], console)
