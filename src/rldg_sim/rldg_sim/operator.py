@@ -106,6 +106,7 @@ _SEARCH_DEFLECTION = 0.08  # at most, sideways
 _SEARCH_FULL_AT_M = 0.005
 _LOST_M = 0.004  # this far aside the part is not on the port any more
 _LOOK_CLOSER_S = 0.5  # while searching, the error of judgement fades with this time constant
+_IN_HAND_M = 0.05  # a closed gripper this close to the middle of the object holds it
 _IN_M = 0.0016  # this far below the first contact the part has found the hole
 
 
@@ -158,6 +159,18 @@ class ScriptedOperator:
         close = self._stage is _Stage.CLOSE and self._ticks >= 2
         release = self._stage is _Stage.RELEASE and self._ticks >= 2
         return OperatorCommand(self._hand(twist, lift), close, release)
+
+    def take_over(self, *, tcp_pose: Pose, object_pose: Pose | None, gripper_closed: bool) -> None:
+        """Begin in the middle of an episode: with what is in the hand already, if anything is.
+
+        Args:
+            tcp_pose: measured, base frame.
+            object_pose: of the free object, base frame.
+            gripper_closed: the held gripper state.
+        """
+        if object_pose is not None and gripper_closed:
+            in_hand = np.linalg.norm(object_pose.position - tcp_pose.position) < _IN_HAND_M
+            self._go(_Stage.LIFT if in_hand else _Stage.REACH)
 
     # --- where to --------------------------------------------------------------------------------------------------
 

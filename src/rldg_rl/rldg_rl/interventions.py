@@ -1,0 +1,60 @@
+"""A scripted person beside the robot: shows the task, then takes over for a few steps now and then."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rldg_core.task import Task
+from rldg_core.teleop import HumanCommand, Teleop
+from rldg_rl.config import Interventions
+from rldg_sim.loop import Tick
+from rldg_sim.operator import ScriptedOperator
+
+
+class ScriptedPerson:
+    """Watches the training and helps in short bursts, in ever fewer episodes.
+
+    Long interventions that lead straight to success would teach the critic values along a path that the policy cannot
+    take by itself (HIL-SERL, section on human interventions), so a burst only corrects.
+
+    Args:
+        task: what is to be done.
+        schedule: when to help.
+        seed: of when and how.
+    """
+
+    def __init__(self, task: Task, schedule: Interventions, seed: int) -> None:
+        self._task, self._schedule = task, schedule
+        self._rng = np.random.default_rng([seed, 0x1A7E])
+        self._left, self._helps = 0, False
+
+    def begin(self, episodes: int) -> None:
+        """A new episode, after so many."""
+        decay = self._schedule.decay_episodes
+        willing = max(0.0, 1.0 - episodes / decay) if decay else 0.0
+        self._helps = bool(self._rng.random() < self._schedule.episode_probability * willing)
+        self._left = 0
+
+    def command(self, tick: Tick) -> HumanCommand | None:
+        """What the person asks for at this tick; None: hands off."""
+        seen = tick.observation
+        if self._left == 0:
+            if not self._helps or self._rng.random() >= self._schedule.step_probability:
+                return None
+            shortest, longest = self._schedule.burst_steps
+            self._left = int(self._rng.integers(shortest, longest + 1))
+            # nothing held over from the last burst: the hand comes to the device anew
+            self._operator, self._device = ScriptedOperator(self._task, int(self._rng.integers(2**31))), Teleop()
+            self._operator.take_over(
+                tcp_pose=seen.tcp_pose, object_pose=tick.truth.object_pose, gripper_closed=seen.gripper_closed
+            )
+        self._left -= 1
+        command = self._operator.act(
+            tcp_pose=seen.tcp_pose,
+            fixture_pose=tick.truth.fixture_pose,
+            object_pose=tick.truth.object_pose,
+            gripper_width_m=seen.gripper_width_m,
+            wrench=seen.wrench,
+        )
+        self._device.update(seen.stamp_ns, command.twist, [int(command.close), int(command.open)])
+        return self._device.command(seen.stamp_ns, seen.tcp_pose, seen.gripper_closed)

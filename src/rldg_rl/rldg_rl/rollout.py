@@ -1,0 +1,113 @@
+"""Episodes in one process, as transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rldg_core.task import GripperUse
+from rldg_core.types import Action, Outcome, Phase, Source, Step
+from rldg_rl.encoders import Encoder, Features
+from rldg_rl.interventions import ScriptedPerson
+from rldg_rl.replay import Transition
+from rldg_sim.loop import Loop, Tick
+
+Choose = Callable[[Features], npt.NDArray[np.floating]]
+"""From features to an action: (6,), or (7,) with the gripper, 1 for closed and 0 for open."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """How an episode went.
+
+    Attributes:
+        steps: number of actions.
+        helped_steps: of them by a person.
+    """
+
+    outcome: Outcome
+    steps: int
+    helped_steps: int
+
+    @property
+    def success(self) -> bool:
+        return self.outcome is Outcome.SUCCESS
+
+
+def transition(
+    episode_id: str,
+    before: Tick,
+    step: Step,
+    after: Tick,
+    seen: tuple[Features, Features],
+    *,
+    with_gripper: bool,
+    demo: bool = False,
+) -> Transition:
+    """One step of an episode; ``seen`` are the features before and after it. The action is the one executed."""
+    executed, status = step.executed, after.status
+    action = np.append(executed.delta, float(executed.gripper_closed)) if with_gripper else executed.delta
+    ended = status.phase is Phase.ENDED
+    truncated = ended and status.outcome in (Outcome.TIMEOUT, Outcome.ABORTED)
+    return Transition(
+        episode_id=episode_id,
+        t=before.observation.index,
+        features=seen[0],
+        next_features=seen[1],
+        action=action.astype(np.float32),
+        reward=float(status.reward),
+        terminated=ended and not truncated,
+        truncated=truncated,
+        intervention=step.source is Source.HUMAN,
+        demo=demo,
+        toggled=executed.gripper_closed != before.observation.gripper_closed,
+    )
+
+
+def play(
+    loop: Loop,
+    encoder: Encoder,
+    choose: Choose,
+    seed: int,
+    *,
+    scene: str = "",
+    person: ScriptedPerson | None = None,
+    episode_id: str = "",
+    learn: Callable[[Transition], None] | None = None,
+) -> Episode:
+    """Play one episode with a policy, and with a person who may help.
+
+    Args:
+        loop: where; it is reset.
+        choose: the policy.
+        seed: of the start state.
+        learn: called with every transition as soon as it has happened.
+    """
+    with_gripper = loop.task.control.gripper is GripperUse.BINARY
+    tick = loop.reset(scene, seed)
+    features = encoder.encode(tick.observation, tick.truth)
+    steps = helped = 0
+    while tick.status.phase is Phase.RUNNING:
+        chosen = np.asarray(choose(features), dtype=np.float64)
+        action = Action(chosen[:6], bool(chosen[6] > 0.5) if with_gripper else True)
+        step, after = loop.step(action, person.command(tick) if person else None)
+        seen = features, encoder.encode(after.observation, after.truth)
+        steps, helped = steps + 1, helped + (step.source is Source.HUMAN)
+        if learn is not None:
+            learn(transition(episode_id, tick, step, after, seen, with_gripper=with_gripper))
+        tick, features = after, seen[1]
+    return Episode(tick.status.outcome, steps, helped)
+
+
+def demonstration(
+    encoder: Encoder, episode_id: str, ticks: list[Tick], steps: list[Step], *, with_gripper: bool
+) -> Iterator[Transition]:
+    """The transitions of a demonstrated episode (``rldg_sim.demonstrate``)."""
+    before = encoder.encode(ticks[0].observation, ticks[0].truth)
+    for tick, step, following in zip(ticks, steps, ticks[1:], strict=False):
+        after = encoder.encode(following.observation, following.truth)
+        yield transition(episode_id, tick, step, following, (before, after), with_gripper=with_gripper, demo=True)
+        before = after

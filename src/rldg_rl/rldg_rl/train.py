@@ -1,0 +1,348 @@
+"""The whole procedure for one specialist in one process: demonstrations, training with help, stop rule, evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from rldg_core.task import GripperUse, Task
+from rldg_core.types import Outcome
+from rldg_rl.checkpoint import Weights
+from rldg_rl.config import TrainingConfig
+from rldg_rl.encoders import Encoder, StateEncoder
+from rldg_rl.interventions import ScriptedPerson
+from rldg_rl.learner import Learner
+from rldg_rl.networks import Spec
+from rldg_rl.policy import Card, Evaluation, Specialist, save_specialist
+from rldg_rl.replay import Transition
+from rldg_rl.rollout import Choose, Episode, demonstration, play
+from rldg_sim.cell import Cell
+from rldg_sim.demonstrate import demonstrate
+from rldg_sim.loop import Loop
+
+# Start states of different purposes never coincide, nor do those of runs with different seeds.
+_SEEDS_PER_RUN = 10_000_000
+_DEMOS, _TRAINING, _CHECKS, _CONFIRMATIONS, _FINAL, _FRAMES = (i * 1_000_000 for i in range(6))
+_ATTEMPTS_PER_DEMO = 5
+_CONFIRMED = 0.99  # share of the confirming episodes that have to succeed
+
+
+class TrainingError(RuntimeError):
+    """A run cannot go on; one line with the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """An epoch of the encoder is done."""
+
+    epoch: int
+    epochs: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class EncoderReady:
+    """Errors are nan for encoders that regress no pose."""
+
+    name: str
+    feature_dim: int
+    error_m: tuple[float, float, float]
+    error_rad: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class DemosReady:
+    episodes: int
+    attempts: int
+    transitions: int
+
+
+@dataclass(frozen=True)
+class EpisodeEnded:
+    """A training episode; ``metrics`` are the learner's since the last one."""
+
+    number: int
+    env_steps: int
+    episode: Episode
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Autonomous episodes with the mode of the policy; ``purpose`` is check, confirmation or final."""
+
+    purpose: str
+    env_steps: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        success_rate: of the final evaluation: ``trials`` start states that nothing else has seen.
+        mean_steps: of its successful episodes, nan if none.
+        env_steps: of training, until the policy that was kept had been learned.
+        stopped: why the training ended: ``converged`` or ``max_env_steps``.
+        demo_steps: mean length of the demonstrations.
+    """
+
+    task: str
+    encoder: str
+    seed: int
+    success_rate: float
+    trials: int
+    mean_steps: float
+    env_steps: int
+    episodes: int
+    intervention_steps: int
+    demos: int
+    demo_steps: float
+    stopped: str
+    wall_s: float
+    cpu_s: float
+    checkpoint: str
+
+
+Event = Pretraining | EncoderReady | DemosReady | EpisodeEnded | Evaluated | Result
+OnEvent = Callable[[Event], None]
+
+
+def run_training(
+    task: Task, config: TrainingConfig, run_dir: Path, seed: int, on_event: OnEvent = lambda event: None
+) -> Result:
+    """Train a specialist in simulation and keep the best one that was confirmed.
+
+    Everything is drawn from ``seed``: the same task, preset, seed and machine give the same specialist. Start the
+    process with one thread (``OMP_NUM_THREADS=1``, ``XLA_FLAGS=--xla_cpu_multi_thread_eigen=false``): more cost CPU
+    time and gain little.
+
+    Args:
+        run_dir: gets ``tensorboard/``, the learner's folder and ``checkpoints/<task>/``.
+        on_event: told of everything worth showing.
+
+    Raises:
+        TrainingError: the scripted operator cannot do the task.
+        DivergenceError: the critics' values left what rewards allow.
+    """
+    return _Run(task, config, run_dir, seed, on_event).run()
+
+
+class _Run:
+    def __init__(self, task: Task, config: TrainingConfig, run_dir: Path, seed: int, on_event: OnEvent) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._task, self._config, self._seed, self._on_event = task, config, seed, on_event
+        self._run_dir = run_dir
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._wall_s, self._cpu_s = time.monotonic(), time.process_time()
+        self._board = SummaryWriter(str(run_dir / "tensorboard"))
+        self._with_gripper = task.control.gripper is GripperUse.BINARY
+        self._cell = Cell(task)
+        self._encoder = self._make_encoder()
+        self._loop = Loop(task, self._cell, with_images=self._encoder.image_size_px > 0)
+        self._spec = Spec(self._encoder.feature_dim, self._with_gripper, self._encoder.grid)
+        self._learner = Learner(config, self._spec, seed, run_dir / "learner")
+        self._person = ScriptedPerson(task, config.interventions, seed)
+        self._env_steps = self._episodes = self._helped = 0
+        self._best: tuple[float, float] = (-1.0, 0.0)  # successes a trial, and minus their length
+        self._kept: tuple[Weights, int] | None = None
+
+    def _scene_seed(self, purpose: int, number: int) -> int:
+        return self._seed * _SEEDS_PER_RUN + purpose + number
+
+    def run(self) -> Result:
+        try:
+            demo_steps = self._demonstrate()
+            stopped = self._train()
+            return self._conclude(stopped, demo_steps)
+        finally:
+            self._board.close()
+            self._cell.close()
+
+    # --- encoder and demonstrations --------------------------------------------------------------------------------
+
+    def _make_encoder(self) -> Encoder:
+        unknown = (float("nan"),) * 3
+        if self._config.encoder == "state":
+            encoder: Encoder = StateEncoder(self._task)
+            self._say(EncoderReady("state", encoder.feature_dim, unknown, float("nan"), 0.0))
+            return encoder
+        from rldg_rl import pretrain
+        from rldg_rl.encoders import PixelsSimEncoder
+
+        began_s, config = time.process_time(), self._config
+        frames = pretrain.collect(self._task, config.pretrain_frames, self._scene_seed(_FRAMES, 0))
+        trained = pretrain.fit(
+            frames,
+            self._seed,
+            config.pretrain_epochs,
+            lambda n, x: self._say(Pretraining(n, config.pretrain_epochs, x)),
+        )
+        encoder = PixelsSimEncoder(trained.params, trained.outputs)
+        cpu_s = time.process_time() - began_s
+        self._say(EncoderReady(encoder.name, encoder.feature_dim, trained.error_m, trained.error_rad, cpu_s))
+        return encoder
+
+    def _demonstrate(self) -> float:
+        """Successful demonstrations into the replay; their mean length."""
+        kept = transitions = attempts = 0
+        while kept < self._config.demos:
+            if attempts >= _ATTEMPTS_PER_DEMO * self._config.demos:
+                raise TrainingError(
+                    f"task {self._task.name}: the scripted operator succeeded in {kept} of {attempts} attempts; "
+                    "check the task file's goal and tolerances"
+                )
+            ticks, steps = demonstrate(self._loop, self._scene_seed(_DEMOS, attempts))
+            attempts += 1
+            if ticks[-1].status.outcome is Outcome.SUCCESS:
+                name = self._episode_id("demo", kept)
+                with_gripper = self._with_gripper
+                self._learner.add(demonstration(self._encoder, name, ticks, steps, with_gripper=with_gripper))
+                kept, transitions = kept + 1, transitions + len(steps)
+        self._say(DemosReady(kept, attempts, transitions))
+        return transitions / max(kept, 1)
+
+    def _episode_id(self, kind: str, number: int) -> str:
+        return f"{self._task.name}/{self._seed}/{kind}/{number:05d}"
+
+    # --- training --------------------------------------------------------------------------------------------------
+
+    def _train(self) -> str:
+        next_check = self._config.evaluate_every_steps
+        while self._env_steps < self._config.max_env_steps:
+            self._episode()
+            if self._env_steps >= next_check:
+                next_check += self._config.evaluate_every_steps
+                if self._check():
+                    return "converged"
+        return "max_env_steps"
+
+    def _episode(self) -> None:
+        number = self._episodes
+        self._person.begin(number)
+        episode = play(
+            self._loop,
+            self._encoder,
+            self._learner.act,
+            self._scene_seed(_TRAINING, number),
+            person=self._person,
+            episode_id=self._episode_id("online", number),
+            learn=self._learn,
+        )
+        self._episodes, self._helped = number + 1, self._helped + episode.helped_steps
+        metrics = self._learner.metrics()
+        metrics |= {
+            "episode/success": float(episode.success),
+            "episode/steps": float(episode.steps),
+            "episode/intervention_share": episode.helped_steps / max(episode.steps, 1),
+        }
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, self._env_steps)
+        self._say(EpisodeEnded(number, self._env_steps, episode, metrics))
+
+    def _learn(self, transition: Transition) -> None:
+        self._learner.add([transition])
+        self._env_steps += 1
+        self._learner.step()
+
+    # --- evaluation ------------------------------------------------------------------------------------------------
+
+    def _check(self) -> bool:
+        """Evaluate the present policy, keep it if it is the best so far; whether the stop rule is met.
+
+        The stop rule: as many consecutive autonomous successes as the preset says, confirmed by as many other
+        episodes as the final evaluation has.
+        """
+        config, weights = self._config, self._learner.weights()
+        number = self._env_steps // config.evaluate_every_steps
+        found = self._evaluate("check", weights, _CHECKS + number * 1000, config.evaluation_episodes)
+        confirmed = False
+        if found.successes >= min(config.stop_successes, found.trials):
+            found = self._evaluate("confirmation", weights, _CONFIRMATIONS + number * 1000, config.final_trials)
+            confirmed = found.successes >= _CONFIRMED * found.trials
+        standing = found.successes / found.trials, -found.mean_steps
+        if confirmed or self._kept is None or standing > self._best:
+            self._best, self._kept = standing, (weights, self._env_steps)
+            self._save(None)
+        return confirmed
+
+    def _evaluate(self, purpose: str, weights: Weights, first: int, trials: int) -> Evaluation:
+        choose: Choose = Specialist(weights, self._config, self._spec, self._encoder).choose
+        played = [play(self._loop, self._encoder, choose, self._scene_seed(first, number)) for number in range(trials)]
+        lengths = [episode.steps for episode in played if episode.success]
+        mean = float(np.mean(lengths)) if lengths else float("nan")
+        evaluation = Evaluation(successes=len(lengths), trials=trials, mean_steps=mean)
+        self._board.add_scalar(f"evaluation/{purpose}", evaluation.successes / trials, self._env_steps)
+        self._say(Evaluated(purpose, self._env_steps, evaluation))
+        return evaluation
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _conclude(self, stopped: str, demo_steps: float) -> Result:
+        if self._kept is None:
+            self._check()
+        assert self._kept is not None
+        weights, env_steps = self._kept
+        final = self._evaluate("final", weights, _FINAL, self._config.final_trials)
+        folder = self._save(final)
+        result = Result(
+            task=self._task.name,
+            encoder=self._encoder.name,
+            seed=self._seed,
+            success_rate=final.successes / final.trials,
+            trials=final.trials,
+            mean_steps=final.mean_steps,
+            env_steps=env_steps,
+            episodes=self._episodes,
+            intervention_steps=self._helped,
+            demos=self._config.demos,
+            demo_steps=demo_steps,
+            stopped=stopped,
+            wall_s=time.monotonic() - self._wall_s,
+            cpu_s=time.process_time() - self._cpu_s,
+            checkpoint=str(folder),
+        )
+        self._say(result)
+        return result
+
+    def _save(self, evaluation: Evaluation | None) -> Path:
+        """Write the policy that is kept as a checkpoint folder."""
+        assert self._kept is not None
+        weights, env_steps = self._kept
+        control = self._task.control
+        card = Card(
+            name=f"{self._task.name}-{self._encoder.name}-{self._seed}",
+            task=self._task.name,
+            encoder=self._encoder.name,
+            encoder_digest=self._encoder.digest,
+            image_size_px=self._encoder.image_size_px,
+            rate_hz=control.rate_hz,
+            translation_scale_m=control.translation_scale_m,
+            rotation_scale_rad=control.rotation_scale_rad,
+            setpoint=control.setpoint.value,
+            gripper=control.gripper.value,
+            seed=self._seed,
+            env_steps=env_steps,
+            evaluation=evaluation,
+        )
+        folder = self._run_dir / "checkpoints" / card.name
+        folder.parent.mkdir(exist_ok=True)
+        return save_specialist(folder, card, weights, self._config, self._spec, self._encoder)
+
+    def _say(self, event: Event) -> None:
+        self._on_event(event)
+
+
+def as_json(result: Result) -> str:
+    """One line."""
+    content: dict[str, Any] = msgspec.to_builtins(result)
+    return msgspec.json.encode(content).decode()
