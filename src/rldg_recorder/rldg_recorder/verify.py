@@ -40,6 +40,10 @@ MIN_EPISODES = 10
 ROTATION_LIMIT, ROTATION_LIMIT_RANDOM = 0.05, 0.1
 ROTATION_MIN_EPISODES = 5
 _PARTS = ("beginning", "middle", "end")  # of an episode: a rotation there and back has no mean over all of it
+_COLUMNS = (
+    *("action", "observation.state", "next.reward", "next.done"),
+    *("provenance.bag", "provenance.row", "provenance.source", "provenance.policy"),
+)
 _UNBALANCED = 1.5  # ratio of episodes of the most and the least frequent object
 _INSERTIONS = (Family.CONNECTOR_INSERTION, Family.FMB_INSERTION)
 _REBUILD = "build the set anew"
@@ -93,13 +97,11 @@ class Material:
     def __init__(self, training_set: TrainingSet, read: Reader = read_episode) -> None:
         self.set, self.read = training_set, read
         self.provenance = training_set.provenance
-        self._columns: dict[str, npt.NDArray[Any]] = {}
+        self._columns = training_set.columns([name for name in _COLUMNS if self.has(name)])
         self.ends = np.cumsum([0, *training_set.lengths])
 
     def column(self, name: str, episode: int | None = None) -> npt.NDArray[Any]:
         """A column of all frames or of an episode's."""
-        if name not in self._columns:
-            self._columns[name] = self.set.columns([name])[name]
         values = self._columns[name]
         return values if episode is None else values[self.ends[episode] : self.ends[episode + 1]]
 
