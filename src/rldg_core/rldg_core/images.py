@@ -32,6 +32,8 @@ def square(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
         return _average_blocks(crop, edge // side)
     bounds = np.arange(side + 1) * edge // side
     starts, lengths = bounds[:-1], np.diff(bounds)
+    if edge < 2 * side:
+        return _average_neighbours(crop, starts, bounds[1:] - 1)
     total = np.add.reduceat(np.add.reduceat(crop, starts, axis=0, dtype=np.uint32), starts, axis=1, dtype=np.uint32)
     area = (lengths[:, None] * lengths[None, :])[:, :, None]
     average: npt.NDArray[np.uint8] = ((total + area // 2) // area).astype(np.uint8)
@@ -48,4 +50,16 @@ def _average_blocks(image: npt.NDArray[np.uint8], block: int) -> npt.NDArray[np.
     for i in range(1, block):
         total += rows[:, i::block]
     rounded: npt.NDArray[np.uint8] = ((total + block * block // 2) // (block * block)).astype(np.uint8)
+    return rounded
+
+
+def _average_neighbours(
+    image: npt.NDArray[np.uint8], first: npt.NDArray[np.intp], last: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint8]:
+    """The same for blocks of one or two pixels a side: one that stands alone counts twice."""
+    rows = image[first].astype(np.uint16)
+    rows += image[last]
+    total = rows.take(first, axis=1)
+    total += rows.take(last, axis=1)
+    rounded: npt.NDArray[np.uint8] = ((total + 2) >> 2).astype(np.uint8)
     return rounded

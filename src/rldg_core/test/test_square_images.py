@@ -30,6 +30,16 @@ def test_blocks_of_any_size_are_averaged_exactly(block) -> None:
     assert np.array_equal(square(image, 4), (total + block**2 // 2) // block**2)
 
 
+@pytest.mark.parametrize("side", [5, 6, 8, 9])
+def test_blocks_of_unequal_size_are_averaged_exactly(side) -> None:
+    image = np.random.default_rng(side).integers(0, 256, (10, 10, 3), dtype=np.uint8)
+    bounds = np.arange(side + 1) * 10 // side
+    small = square(image, side)
+    for i, j in np.ndindex(side, side):
+        block = image[bounds[i] : bounds[i + 1], bounds[j] : bounds[j + 1]].reshape(-1, 3).astype(np.int64)
+        assert small[i, j].tolist() == ((block.sum(axis=0) + len(block) // 2) // len(block)).tolist()
+
+
 def test_a_wide_image_loses_its_sides_equally() -> None:
     image = np.zeros((480, 640, 3), dtype=np.uint8)
     image[:, 80:560] = 200

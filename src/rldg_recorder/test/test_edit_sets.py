@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import made_sets
 import numpy as np
@@ -24,7 +25,7 @@ def no_power_cut(monkeypatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-def built(root: Path, name: str = "set", **changes: object) -> Path:
+def built(root: Path, name: str = "set", **changes: Any) -> Path:
     plan = made_sets.make_plan(root, name=name, **changes)
     folder = build(plan, root / "sets", jobs=1, executor="serial", materialize=made_sets.made)
     shutil.rmtree(root / "bags")  # a set must be enough
