@@ -127,10 +127,11 @@ class McapWriter:
         _profiles(topic)
         kind = topic.type, topic.definition
         schema = self._schemas.get(kind)
-        new = (
-            [] if schema else [records.Schema(len(self._schemas) + 1, topic.definition.encode(), "ros2msg", topic.type)]
-        )
-        schema = self._schemas.setdefault(kind, *new)
+        new: list[records.McapRecord] = []
+        if schema is None:
+            schema = records.Schema(len(self._schemas) + 1, topic.definition.encode(), "ros2msg", topic.type)
+            self._schemas[kind] = schema
+            new.append(schema)
         notes = {"offered_qos_profiles": topic.qos or "[]", "topic_type_hash": topic.type_hash}
         channel = records.Channel(len(self._topics) + 1, topic.name, "cdr", notes, schema.id)
         self._topics.append(topic)
@@ -307,9 +308,9 @@ class McapWriter:
 class Rosbag2Writer:
     """A bag written by rosbag2's own storage; see :class:`BagWriter` and :func:`open_writer`.
 
-    It keeps no sequence numbers, takes the definitions of types from the installation, and ends its chunks by size
-    only (768 KiB), so ``flush`` can promise nothing: a kill costs the chunk that is open. Send times are kept where
-    ``write`` takes them (Jazzy and newer).
+    Its Python interface (Jazzy and newer) keeps no sequence numbers, takes the definitions of types from the
+    installation, and ends a chunk by size only (768 KiB), so ``flush`` can promise nothing: a kill costs the chunk that
+    is open, and a bag that is being recorded is not locked against salvage.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -319,7 +320,6 @@ class Rosbag2Writer:
         self._topics: list[str] = []
         folder.parent.mkdir(parents=True, exist_ok=True)
         self._writer: Any = self._rosbag2.SequentialWriter()
-        self._keeps_send_time = True
         options = self._rosbag2.StorageOptions(uri=str(folder), storage_id="mcap")
         with self._errors():
             self._writer.open(options, self._rosbag2.ConverterOptions("cdr", "cdr"))
@@ -347,15 +347,8 @@ class Rosbag2Writer:
         self._check_open()
         if not 0 < topic <= len(self._topics):
             raise ValueError(f"{self._folder}: there is no topic number {topic}; add_topic gives the numbers")
-        name = self._topics[topic - 1]
         with self._errors():
-            if self._keeps_send_time:
-                try:
-                    self._writer.write(name, data, log_ns, publish_ns)
-                except TypeError:  # no such overload
-                    self._keeps_send_time = False
-            if not self._keeps_send_time:
-                self._writer.write(name, data, log_ns)
+            self._writer.write(self._topics[topic - 1], data, log_ns, publish_ns)
         self.bytes_written += len(data)
 
     def flush(self) -> None:

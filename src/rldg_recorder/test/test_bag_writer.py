@@ -240,7 +240,10 @@ def test_a_disk_that_fills_is_said_once_with_the_remedy_and_what_was_written_is_
     folder = tmp_path / "0001"
     items = list(episode_items(ticks=20))
     writer = open_writer(folder, "mcap")
-    with file_size_limit(500_000), pytest.raises(OSError, match=r"cut off: File too large; free some.*bag salvage") as e:
+    with (
+        file_size_limit(500_000),
+        pytest.raises(OSError, match=r"cut off: File too large; free some.*bag salvage") as e,
+    ):
         testing_bags.write_items(writer, iter(items))
     assert str(folder / "0001_0.mcap") in str(e.value)
     assert "\n" not in str(e.value)
@@ -273,7 +276,7 @@ def test_a_disk_that_fills_while_closing_is_said(tmp_path: Path, monkeypatch: py
 class StandIn(types.ModuleType):
     """The part of rosbag2_py (Jazzy, Kilted) that is used, with its signatures; it notes what it was called with."""
 
-    def __init__(self, newer: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__("rosbag2_py")
         calls: list[tuple[Any, ...]] = []
         self.calls = calls
@@ -305,10 +308,8 @@ class StandIn(types.ModuleType):
             def create_topic(self, metadata: TopicMetadata) -> None:
                 calls.append(("create_topic", *metadata.values))
 
-            def write(self, name: str, data: bytes, *times: int) -> None:
-                if len(times) > (2 if newer else 1):
-                    raise TypeError("write(): incompatible function arguments")
-                calls.append(("write", name, data, *times))
+            def write(self, name: str, data: bytes, recv_timestamp: int, send_timestamp: int) -> None:
+                calls.append(("write", name, data, recv_timestamp, send_timestamp))
 
             def close(self) -> None:
                 calls.append(("close",))
@@ -319,8 +320,8 @@ class StandIn(types.ModuleType):
 
 
 @pytest.fixture
-def rosbag2(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> StandIn:
-    module = StandIn(getattr(request, "param", True))
+def rosbag2(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    module = StandIn()
     module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "rosbag2_py", module)
     return module
@@ -342,15 +343,6 @@ def test_rosbag2_is_used_where_it_is_installed(tmp_path: Path, rosbag2: StandIn)
         ("close",),
     ]
     assert writer.bytes_written == 4
-
-
-@pytest.mark.parametrize("rosbag2", [False], indirect=True)
-def test_a_rosbag2_without_send_times_gets_none(tmp_path: Path, rosbag2: StandIn) -> None:
-    writer = open_writer(tmp_path / "0001")
-    number = writer.add_topic(TEXT)
-    writer.write(number, b"a", 5, 4)
-    writer.write(number, b"b", 6, 5)
-    assert rosbag2.calls[-2:] == [("write", "/text", b"a", 5), ("write", "/text", b"b", 6)]
 
 
 def test_what_rosbag2_raises_is_said_in_one_line(tmp_path: Path, rosbag2: StandIn) -> None:
