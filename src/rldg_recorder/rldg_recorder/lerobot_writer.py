@@ -87,7 +87,7 @@ class ShardInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode(episode: TrainingEpisode, path: Path, video: bool, bags: Sequence[BagRecord] | None = None) -> None:
-    """Write the shard of an episode, all of it or nothing; with ``video``, ``<path>.mp4`` beside it.
+    """Write the shard of an episode, all of it or nothing: a file of arrays, and the images in a file beside it.
 
     Args:
         bags: what is known of each of the episode's bags, read from their ``episode.yaml`` where None.
@@ -112,11 +112,9 @@ def encode(episode: TrainingEpisode, path: Path, video: bool, bags: Sequence[Bag
     }
     if video:
         side_px, arrays["histogram"] = _encode_video(episode, part)
-        part.replace(video_of(path))
     else:
-        side_px, arrays["histogram"], images = _encode_images(episode)
-        arrays["image_ends"] = np.cumsum([0, *map(len, images)], dtype=np.int64)
-        arrays["image_bytes"] = np.frombuffer(b"".join(images), np.uint8)
+        side_px, arrays["histogram"], arrays["image_ends"] = _encode_images(episode, part)
+    part.replace(images_of(path, video))
     info = ShardInfo(
         instruction=episode.instruction,
         split=episode.split,
@@ -130,20 +128,21 @@ def encode(episode: TrainingEpisode, path: Path, video: bool, bags: Sequence[Bag
     arrays["info"] = np.frombuffer(msgspec.json.encode(info), np.uint8)
     with part.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    part.replace(path)  # last: a shard that is there is whole, and so is its video
+    part.replace(path)  # last: a shard that is there is whole
 
 
-def video_of(shard: Path) -> Path:
-    """Where the video of a shard lies."""
-    return shard.with_suffix(".mp4")
+def images_of(shard: Path, video: bool) -> Path:
+    """Where the images of a shard lie: PNG files one after the other, or a video."""
+    return shard.with_suffix(".mp4" if video else ".png")
 
 
 def is_whole(shard: Path, video: bool) -> bool:
-    """Whether a shard (and its video) is there and can be read."""
+    """Whether a shard is there and can be read."""
     try:
-        with zipfile.ZipFile(shard):  # its directory stands at the end of the file
-            return not video or video_of(shard).is_file()
-    except (OSError, zipfile.BadZipFile):
+        with np.load(shard, allow_pickle=False) as file:  # its directory stands at the end of the file
+            size = images_of(shard, video).stat().st_size
+            return video or size == file["image_ends"][-1]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return False
 
 
@@ -151,8 +150,6 @@ class LeRobotWriter:
     """Puts shards together, in order, to a training set in a new folder. ``meta/info.json`` is written last."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
-        import pyarrow as pa
-
         self._folder = folder
         self._plan = plan
         self._tasks: dict[str, int] = {}
@@ -171,7 +168,6 @@ class LeRobotWriter:
         self._table: Any = None
         self._video: _VideoFile | None = None
         self._episode_table: Any = None
-        self._image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
     def add(self, shard: Path, planned: PlannedEpisode) -> None:
         """Append an episode.
@@ -208,7 +204,7 @@ class LeRobotWriter:
             "episode_index": number,
             "tasks": [info.instruction],
             "length": length,
-            **self._write_data(columns, arrays),
+            **self._write_data(columns, None if self._plan.video else _read_images(shard, arrays["image_ends"])),
             "dataset_from_index": self._frames,
             "dataset_to_index": self._frames + length,
             **(self._write_video(shard, length) if self._plan.video else {}),
@@ -296,19 +292,11 @@ class LeRobotWriter:
             self._bag_records.append(record)
         return _index(self._bags, record.path)
 
-    def _write_data(self, columns: dict[str, npt.NDArray[Any]], arrays: dict[str, npt.NDArray[Any]]) -> dict[str, int]:
+    def _write_data(self, columns: dict[str, npt.NDArray[Any]], images: Any) -> dict[str, int]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        values: dict[str, Any] = {}
-        if not self._plan.video:
-            ends, data = arrays["image_ends"], arrays["image_bytes"]
-            count = len(ends) - 1
-            png_bytes = pa.Array.from_buffers(
-                pa.binary(), count, [None, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(data)]
-            )
-            paths = pa.array([f"frame-{index:06d}.png" for index in range(count)])
-            values[CAMERA] = pa.StructArray.from_arrays([png_bytes, paths], fields=list(self._image_type))
+        values: dict[str, Any] = {CAMERA: images}
         for name, column in columns.items():
             flat = pa.array(column.ravel())
             values[name] = flat if column.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
@@ -328,7 +316,7 @@ class LeRobotWriter:
         return {"data/chunk_index": self._data.chunk, "data/file_index": self._data.file}
 
     def _write_video(self, shard: Path, length: int) -> dict[str, Any]:
-        segment = video_of(shard)
+        segment = images_of(shard, video=True)
         if self._videos.needs_next(segment.stat().st_size):
             if self._video is not None:
                 self._video.close()
@@ -488,14 +476,26 @@ class _VideoFile:
         self._container.close()
 
 
-def _encode_images(episode: TrainingEpisode) -> tuple[int, npt.NDArray[np.int64], list[bytes]]:
+def _encode_images(episode: TrainingEpisode, path: Path) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Size of the images, their histogram, and where each begins in the file (and the last one ends)."""
     histogram = np.zeros((3, 256), np.int64)
-    side_px, encoded = 0, []
-    for row in range(len(episode)):
-        image, side_px = _checked_image(episode, row, side_px)
-        histogram += _histogram(image)
-        encoded.append(png.encode(image))
-    return side_px, histogram, encoded
+    side_px, ends = 0, [0]
+    with path.open("wb") as file:
+        for row in range(len(episode)):
+            image, side_px = _checked_image(episode, row, side_px)
+            histogram += _histogram(image)
+            ends.append(ends[-1] + file.write(png.encode(image)))
+    return side_px, histogram, np.array(ends, dtype=np.int64)
+
+
+def _read_images(shard: Path, ends: npt.NDArray[np.int64]) -> Any:
+    """The images of a shard as a pyarrow array."""
+    import pyarrow as pa
+
+    data = pa.py_buffer(images_of(shard, video=False).read_bytes())
+    encoded = pa.Array.from_buffers(pa.large_binary(), len(ends) - 1, [None, pa.py_buffer(ends), data])
+    paths = pa.array([f"frame-{index:06d}.png" for index in range(len(ends) - 1)])
+    return pa.StructArray.from_arrays([encoded.cast(pa.binary()), paths], names=["bytes", "path"])
 
 
 def _encode_video(episode: TrainingEpisode, path: Path) -> tuple[int, npt.NDArray[np.int64]]:

@@ -9,12 +9,15 @@ import io
 import struct
 
 import numpy as np
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from rldg_recorder.episode import Image
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_SUB = 1  # filter: each pixel minus its left neighbour
+_UP = 2  # filter: each row minus the one above it
+_BEFORE_SIZE = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR"
+_KIND = bytes((8, 2, 0, 0, 0))  # 8 bits, RGB, not interlaced
+_MOST_PIXELS = 1 << 26  # a damaged header must not claim more memory than that
+_DATA_AT = len(_BEFORE_SIZE) + 8 + len(_KIND) + 4 + 8  # of what we write: where the deflated rows begin
 
 
 def encode(image: Image) -> bytes:
@@ -28,28 +31,65 @@ def encode(image: Image) -> bytes:
     height, width, _ = image.shape
     pixels = image.reshape(height, width * 3)
     rows = np.empty((height, 1 + width * 3), np.uint8)
-    rows[:, 0] = _SUB
-    rows[:, 1:4] = pixels[:, :3]
-    np.subtract(pixels[:, 3:], pixels[:, :-3], out=rows[:, 4:])
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB, not interlaced
+    rows[:, 0] = _UP
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    header = b"IHDR" + struct.pack(">II", width, height) + _KIND
     data = isal_zlib.compress(rows, 1)
-    return b"".join((_SIGNATURE, *_chunk(b"IHDR", header), *_chunk(b"IDAT", data), *_chunk(b"IEND", b"")))
+    return b"".join((_BEFORE_SIZE[:8], *_chunk(header), *_chunk(b"IDAT", data), *_chunk(b"IEND")))
 
 
 def decode(data: bytes) -> Image:
-    """Image of shape (h, w, 3) from any PNG or JPEG.
+    """Image of shape (h, w, 3) from any PNG or JPEG; from one of ours in less than half the usual time.
 
     Raises:
-        ValueError: it is neither, or is cut off.
+        ValueError: it is neither, or is damaged.
     """
+    image = _decode_ours(data)
+    return _decode_any(data) if image is None else image
+
+
+def _decode_ours(data: bytes) -> Image | None:
+    """None where it is not as :func:`encode` writes it, or is damaged."""
+    if len(data) < _DATA_AT or not data.startswith(_BEFORE_SIZE) or data[24:29] != _KIND:
+        return None
+    width, height, size = (int.from_bytes(data[at : at + 4]) for at in (16, 20, 33))
+    end = _DATA_AT + size
+    if width * height > _MOST_PIXELS or int.from_bytes(data[29:33]) != isal_zlib.crc32(data[12:29]):
+        return None
+    if data[37:41] != b"IDAT" or data[end + 4 :] != b"".join(_chunk(b"IEND")):
+        return None
+    if int.from_bytes(data[end : end + 4]) != isal_zlib.crc32(memoryview(data)[37:end]):
+        return None
+    try:
+        decompressor = isal_zlib.decompressobj()
+        deflated = decompressor.decompress(memoryview(data)[_DATA_AT:end], height * (1 + width * 3) + 1)
+    except igzip_lib.IsalError:
+        return None
+    if not decompressor.eof or len(deflated) != height * (1 + width * 3):
+        return None
+    rows = np.frombuffer(deflated, np.uint8).reshape(height, 1 + width * 3)
+    if (rows[:, 0] != _UP).any():
+        return None
+    pixels = rows[:, 1:].copy()
+    step = 1
+    while step < height:  # sums over all rows above, in log2(height) additions of the whole
+        pixels[step:] += pixels[:-step]
+        step *= 2
+    return pixels.reshape(height, width, 3)
+
+
+def _decode_any(data: bytes) -> Image:
     from PIL import Image as Pillow
 
     try:
         with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
-            return np.asarray(opened.convert("RGB") if opened.mode != "RGB" else opened)
-    except (OSError, SyntaxError, Pillow.DecompressionBombError) as error:
+            return np.asarray(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
         raise ValueError(f"image of {len(data)} bytes cannot be decoded: {error}") from None
 
 
-def _chunk(kind: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(kind)))
+def _chunk(kind: bytes, data: bytes = b"") -> tuple[bytes, bytes, bytes]:
+    """Length, type and data, CRC; ``kind`` may hold the first part of the data too."""
+    crc = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+    return struct.pack(">I", len(kind) - 4 + len(data)), kind + data, struct.pack(">I", crc)

@@ -206,7 +206,7 @@ class TrainingSet:
     # reading
 
     def _read_tables(self) -> None:
-        info = self.info
+        info, fps = self.info, float(self.info["fps"])
         rows: list[dict[str, Any]] = []
         for path in sorted((self.folder / "meta" / "episodes").glob("*/*.parquet")):
             rows += _episode_rows(path)
@@ -235,7 +235,7 @@ class TrainingSet:
                 video = self.folder / str(info["video_path"]).format(
                     video_key=CAMERA, chunk_index=row[f"{key}/chunk_index"], file_index=row[f"{key}/file_index"]
                 )
-                video_start = round(row[f"{key}/from_timestamp"] * info["fps"])
+                video_start = round(row[f"{key}/from_timestamp"] * fps)
             self._places.append(_Place(path, start - firsts.setdefault(path, start), row["length"], video, video_start))
         if total != info["total_frames"]:
             raise DatasetError(
@@ -245,17 +245,15 @@ class TrainingSet:
             if not path.is_file():
                 raise DatasetError(f"{path}: is missing; build the set anew")
         self._groups: dict[Path, npt.NDArray[np.int64]] = {}
-        self.provenance = self._read_provenance(rows)
+        self.provenance = self._read_provenance(rows, fps)
 
-    def _read_provenance(self, rows: list[dict[str, Any]]) -> Provenance:
+    def _read_provenance(self, rows: list[dict[str, Any]], fps: float) -> Provenance:
         path = self.folder / PROVENANCE_FILE
         if not path.exists():
             return Provenance(
                 name=self.folder.name,
                 episodes=tuple(
-                    EpisodeRecord(
-                        length=row["length"], instruction=", ".join(row["tasks"]), rate_hz=float(self.info["fps"])
-                    )
+                    EpisodeRecord(length=row["length"], instruction=", ".join(row["tasks"]), rate_hz=fps)
                     for row in rows
                 ),
             )
