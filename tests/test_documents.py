@@ -8,6 +8,8 @@ import pytest
 
 from rldg_bringup.cli import VERBS
 from rldg_core.task import Task
+from rldg_recorder.recipe import Recipe, Select
+from rldg_recorder.verify import CHECKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -34,3 +36,9 @@ def test_the_reference_names_every_key_of_a_task_file() -> None:
     text = (ROOT / "docs/reference/task-file.md").read_text()
     for name in Task.__struct_fields__:
         assert re.search(rf"`{name}[`.]", text), name
+
+
+def test_the_reference_names_every_key_of_a_recipe_and_every_check_of_the_gate() -> None:
+    text = (ROOT / "docs/reference/training-sets.md").read_text()
+    keys = [*Recipe.__struct_fields__, *Select.__struct_fields__, *CHECKS]
+    assert [name for name in keys if f"`{name}`" not in text] == []
