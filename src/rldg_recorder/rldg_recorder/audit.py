@@ -415,7 +415,7 @@ class Auditor:
         if missing:
             add("fail", "steps", f"{len(missing)} of {last + 1} steps are missing, the first is {missing[0]}")
         if self._repeated:
-            add("fail", "steps", f"{self._repeated} steps have the index of another one; was an observation late?")
+            add("warn", "steps", f"{self._repeated} ticks had no new observation, the arm was held; was a camera late?")
         unseen = [head.index for head in self._steps.values() if head.observation_stamp_ns not in self._observations]
         if unseen:
             add("fail", "pairs", f"{len(unseen)} steps name an observation that is not there, first step {unseen[0]}")
