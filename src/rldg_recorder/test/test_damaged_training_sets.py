@@ -130,7 +130,7 @@ def test_a_frame_whose_image_is_damaged_is_named(folder: Path) -> None:
     change_table(folder / DATA, damage)
     training_set = TrainingSet(folder)
     training_set.images(0)[0]
-    with pytest.raises(DatasetError, match=r"episode 0, frame 1: image of 50 bytes"):
+    with pytest.raises(DatasetError, match=r"episode 0, frame 1: image of 50 bytes is damaged"):
         training_set.images(0)[1]
 
 

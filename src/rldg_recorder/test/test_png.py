@@ -1,6 +1,7 @@
 """PNG images: any decoder reads them, and damaged ones are refused."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -44,32 +45,22 @@ def test_what_is_no_rgb_image_is_refused(wrong: np.ndarray) -> None:
         png.encode(wrong)
 
 
-def test_a_damaged_byte_is_an_error_or_does_no_harm() -> None:
-    pixels = image(1, 2, 8)
-    data = png.encode(pixels)
-    refused = 0
+def test_a_damaged_byte_is_always_noticed() -> None:
+    data = png.encode(image(1, 2, 8))
     for at in range(len(data)):
-        try:
-            decoded = png.decode(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
-        except ValueError:
-            refused += 1
-        else:
-            np.testing.assert_array_equal(decoded, pixels, f"byte {at}")
-    assert refused > len(data) - 30
+        with pytest.raises(ValueError, match=r"cannot be decoded|wrong checksum"):
+            png.decode(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
 
 
 @pytest.mark.parametrize("length", [0, 1, 8, 30, 60, -13, -1])
-def test_a_truncated_image_is_refused_or_whole(length: int) -> None:
-    pixels = image(1, 2)
-    data = png.encode(pixels)[:length]
-    try:
-        np.testing.assert_array_equal(png.decode(data), pixels)
-    except ValueError as error:
-        assert "cannot be decoded" in str(error)
+def test_a_truncated_image_is_refused(length: int) -> None:
+    with pytest.raises(ValueError, match=r"cannot be decoded|cut off"):
+        png.decode(png.encode(image(1, 2))[:length])
 
 
 def test_a_header_that_claims_a_gigantic_image_is_refused() -> None:
     data = bytearray(png.encode(image(1, 2)))
-    data[16:24] = b"\x7f\xff\xff\xff\x7f\xff\xff\xff"
+    data[16:24] = b"\x7f\xff\xff\xff" * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
     with pytest.raises(ValueError, match="cannot be decoded"):
         png.decode(bytes(data))
