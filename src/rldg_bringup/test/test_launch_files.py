@@ -76,6 +76,18 @@ def test_operator_and_policy_are_started_and_managed_where_asked_for(operator: s
     assert managed == [*CONTROL[:-1], *extra]
 
 
+@pytest.mark.parametrize("lockstep", ["true", "false"])
+def test_a_recorder_is_started_where_asked_for_and_is_up_first(lockstep: str) -> None:
+    arguments = {"record": "true", "bags": "/data/bags", "operator_name": "ada", "lockstep": lockstep}
+    nodes = cell("usb_insertion", **arguments)
+    assert set(nodes) == {*CONTROL, "scripted_operator", "recorder"}
+    given = parameters(nodes["recorder"])
+    expected = {"bags": "/data/bags", "operator": "ada", "task": "usb_insertion", "cameras": False}
+    assert {name: given[name] for name in expected} == expected
+    managed = [name for name in parameters(nodes["lifecycle_manager"])["node_names"] if name]  # type: ignore[attr-defined]
+    assert managed[0] == "recorder"
+
+
 def test_lockstep_and_simulated_time_go_together_and_deaths_are_final_there() -> None:
     for lockstep in (True, False):
         for name, node in cell("usb_insertion", lockstep=str(lockstep).lower(), policy="scripted").items():

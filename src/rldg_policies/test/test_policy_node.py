@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -12,6 +13,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from rldg_interfaces.msg import Action
 from rldg_interfaces.msg import Observation as ObservationMsg
+from std_msgs.msg import String
 
 from rldg_core.frames import Pose
 from rldg_core.task import load_robot
@@ -117,6 +119,20 @@ def test_an_observation_is_answered_with_its_stamp_and_a_new_episode_resets_the_
     assert action.policy_id == "fake" and action.header.frame_id == ROBOT.tcp_frame
     assert np.allclose(action.deltas, 0.5)
     assert setup.policy.resets == 2
+
+
+def test_a_policy_says_what_it_is_to_whoever_comes_later(setup: Setup) -> None:
+    setup.policy.checkpoint_hash = "sha256:12"  # type: ignore[attr-defined]
+    setup.up()
+    cards: list[String] = []
+    setup.probe.create_subscription(String, "policy_card", cards.append, qos.latched())
+    assert setup.bench.spin(lambda: cards)
+    assert msgspec.yaml.decode(cards[0].data) == {
+        "policy_id": "fake",
+        "name": "fake",
+        "checkpoint_hash": "sha256:12",
+        "parameters": {},
+    }
 
 
 def test_a_slow_policy_gets_the_newest_observation_next_and_the_node_stays_alive(setup: Setup) -> None:
