@@ -76,6 +76,7 @@ def make_plan(recipe: Recipe, read: Reader = read_episode) -> tuple[Plan, PlanRe
     """
     found, dropped = find(recipe.bags)
     count = len(found) + len(dropped)
+    found = _exclude(found, recipe, dropped)
     items: list[Item] = []
     for source, chosen in select_sources(found, recipe, dropped):
         for folder, info in chosen:
@@ -158,6 +159,16 @@ def _bags_in(folder: Path) -> list[Path]:
         return find_bags(folder)
     except BagError as error:
         raise DatasetError(f"recipe: bags: {error}") from None
+
+
+def _exclude(
+    found: list[tuple[Path, EpisodeInfo]], recipe: Recipe, dropped: list[Dropped]
+) -> list[tuple[Path, EpisodeInfo]]:
+    unknown = sorted(set(recipe.exclude) - {info.episode_id for _, info in found})
+    if unknown:
+        raise DatasetError(f"recipe: exclude: no whole episode {unknown[0]!r} in {', '.join(recipe.bags)}")
+    dropped += [Dropped(folder, "", "excluded") for folder, info in found if info.episode_id in recipe.exclude]
+    return [(folder, info) for folder, info in found if info.episode_id not in recipe.exclude]
 
 
 def refusal(info: EpisodeInfo, select: Select) -> str:
@@ -379,32 +390,6 @@ def split_off(
             "record with other seeds or leave split out"
         )
     return aside
-
-
-def merge(plans: Sequence[Plan], name: str) -> Plan:
-    """One plan of several, train before test.
-
-    Raises:
-        DatasetError: rate, image size or relabelling differ, or steps of a bag stand in two of them.
-    """
-    first = plans[0]
-    seen: dict[tuple[str, int], str] = {}
-    for plan in plans:
-        for attribute in ("rate_hz", "image_size_px", "video", "relabel_parameters"):
-            if getattr(plan, attribute) != getattr(first, attribute):
-                raise DatasetError(
-                    f"merge: {attribute} is {getattr(first, attribute)} in {first.name} and {getattr(plan, attribute)} "
-                    f"in {plan.name}; build both with the same"
-                )
-        rows = {(s.bag, row): plan.name for e in plan.episodes for s in e.segments for row in s.rows}
-        twice = seen.keys() & rows.keys()
-        if twice:
-            bag = min(twice)[0]
-            raise DatasetError(f"merge: {bag} is in {seen[min(twice)]} and in {plan.name}; remove it from one")
-        seen |= rows
-    episodes = sorted((e for plan in plans for e in plan.episodes), key=lambda e: e.split != "train")
-    recipe = "---\n".join(plan.recipe for plan in plans)
-    return msgspec.structs.replace(first, name=name, episodes=tuple(episodes), recipe=recipe)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

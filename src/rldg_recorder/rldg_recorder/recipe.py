@@ -168,6 +168,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     name: Name
     bags: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("bags",)  # folders, from the working directory
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0  # of everything that is drawn
+    exclude: tuple[str, ...] = ()  # episode ids, for instance lab/0007: those that a person has looked at and rejected
     sources: Annotated[tuple[Source, ...], msgspec.Meta(min_length=1)]
     trim_idle: TrimIdle | None = None
     splice: Splice | None = None

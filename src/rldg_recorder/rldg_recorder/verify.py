@@ -40,10 +40,8 @@ MIN_EPISODES = 10
 ROTATION_LIMIT, ROTATION_LIMIT_RANDOM = 0.05, 0.1
 ROTATION_MIN_EPISODES = 5
 _PARTS = ("beginning", "middle", "end")  # of an episode: a rotation there and back has no mean over all of it
-_COLUMNS = (
-    *("action", "observation.state", "next.reward", "next.done"),
-    *("provenance.bag", "provenance.row", "provenance.source", "provenance.policy"),
-)
+_VALUES = ("action", "observation.state", "next.reward", "next.done")
+_PROVENANCE = ("provenance.bag", "provenance.row", "provenance.source", "provenance.policy")
 _UNBALANCED = 1.5  # ratio of episodes of the most and the least frequent object
 _INSERTIONS = (Family.CONNECTOR_INSERTION, Family.FMB_INSERTION)
 _REBUILD = "build the set anew"
@@ -97,7 +95,14 @@ class Material:
     def __init__(self, training_set: TrainingSet, read: Reader = read_episode) -> None:
         self.set, self.read = training_set, read
         self.provenance = training_set.provenance
-        self._columns = training_set.columns([name for name in _COLUMNS if self.has(name)])
+        wanted = [*_VALUES, *(name for name in _PROVENANCE if self.has(name))]
+        self._columns: dict[str, npt.NDArray[Any]] = training_set.columns(wanted)
+        for name, names in (("action", ACTION_NAMES), ("observation.state", STATE_NAMES)):
+            if self._columns[name].shape[1:] != (len(names),):
+                raise DatasetError(
+                    f"{training_set.folder}: {name} has shape {self._columns[name].shape[1:]}, must hold "
+                    f"{', '.join(names)}; only sets of this project can be verified"
+                )
         self.ends = np.cumsum([0, *training_set.lengths])
 
     def column(self, name: str, episode: int | None = None) -> npt.NDArray[Any]:
@@ -161,10 +166,10 @@ class Material:
 # --- the checks ------------------------------------------------------------------------------------------------------
 
 
-def _provenance(material: Material) -> Found:
+def _check_provenance(material: Material) -> Found:
     bags, policies = material.provenance.bags, material.provenance.policies
     columns = {"provenance.bag": len(bags), "provenance.policy": len(policies)}
-    missing = [name for name in (*columns, "provenance.row", "provenance.source") if not material.has(name)]
+    missing = [name for name in _PROVENANCE if not material.has(name)]
     if missing or not bags:
         yield (
             ERROR,
@@ -445,7 +450,7 @@ def _statistics(material: Material) -> Found:
 
 
 CHECKS: dict[str, Callable[[Material], Found]] = {
-    "provenance": _provenance,
+    "provenance": _check_provenance,
     "range": _range,
     "rotation": _rotation,
     "mixed": _mixed,

@@ -19,7 +19,6 @@ from rldg_recorder.algebra import (
     change_rate,
     find,
     make_plan,
-    merge,
     mix,
     proportional,
     refusal,
@@ -28,7 +27,7 @@ from rldg_recorder.algebra import (
 )
 from rldg_recorder.episode import INFO_FILE, PolicyInfo
 from rldg_recorder.items import Item
-from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode, Segment, digest
+from rldg_recorder.plan import DatasetError, PlannedEpisode, Segment, digest
 from rldg_recorder.recipe import Balance, Cap, DrivenBy, Mix, ObjectKey, Recipe, Select, TrimIdle, Unit
 from rldg_recorder.testing import Bags, make_episode, make_info
 
@@ -114,6 +113,15 @@ def test_a_copy_of_a_bag_is_left_out(bags) -> None:
 def test_a_missing_folder_is_refused(tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"bags: .*nowhere: no such folder"):
         find([str(tmp_path / "nowhere")])
+
+
+def test_excluded_episodes_are_left_out(bags) -> None:
+    bags.add(), bags.add()
+    plan, report = make_plan(recipe_for(bags, exclude=["s/0001"]), bags.read)
+    assert [Path(e.segments[0].bag).name for e in plan.episodes] == ["0002"]
+    assert report.counts() == {"excluded": 1} and report.found == 2
+    with pytest.raises(DatasetError, match="exclude: no whole episode 's/0009'"):
+        make_plan(recipe_for(bags, exclude=["s/0009"]), bags.read)
 
 
 SUCCESS = make_info(policy="rl")
@@ -442,29 +450,3 @@ def test_an_empty_folder_says_that_there_is_no_bag(tmp_path) -> None:
     (tmp_path / "bags").mkdir()
     with pytest.raises(DatasetError, match=r"none of 0 episodes .* there is no episode\.yaml"):
         make_plan(recipe_for(Bags(tmp_path / "bags")))
-
-
-# --- merging
-
-
-def test_merged_plans_keep_train_before_test() -> None:
-    a, b = ([item(i, group=g).planned for i in (1, 2)] for g in "ab")
-    plans = [
-        Plan(name=name, episodes=(e[0], msgspec.structs.replace(e[1], split="test")), rate_hz=10.0)
-        for name, e in (("a", a), ("b", b))
-    ]
-    merged = merge(plans, "both")
-    assert merged.name == "both"
-    assert [e.split for e in merged.episodes] == ["train", "train", "test", "test"]
-
-
-def test_plans_of_one_bag_do_not_merge() -> None:
-    plan = Plan(name="a", episodes=(item(1).planned,), rate_hz=10.0)
-    with pytest.raises(DatasetError, match="merge: /bags/g/peg/seen/0001 is in a and in b; remove it from one"):
-        merge([plan, msgspec.structs.replace(plan, name="b")], "both")
-
-
-def test_plans_of_different_rates_do_not_merge() -> None:
-    plans = [Plan(name=n, episodes=(item(1, group=n).planned,), rate_hz=r) for n, r in (("a", 10.0), ("b", 5.0))]
-    with pytest.raises(DatasetError, match=r"merge: rate_hz is 10\.0 in a and 5\.0 in b"):
-        merge(plans, "both")

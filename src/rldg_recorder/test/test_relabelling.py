@@ -114,6 +114,16 @@ def test_what_is_no_action_is_refused(parameters, message) -> None:
         relabelled(human(), (0, 1), "counting", parameters)
 
 
+def test_the_scripted_policy_relabels_with_parameters_of_a_recipe(tmp_path) -> None:
+    info = tmp_path / "stand_in-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stand-in\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rldg.policies]\nscripted = rldg_policies.scripted:make_scripted\n")
+    deltas, closed = relabelled(human(), (0, 1, 2), "scripted", {"speed_m_s": "0.03"})
+    np.testing.assert_allclose(deltas[0], [0.0, 0.0, 0.03 * 0.1 / 0.015, 0.0, 0.0, 0.0], atol=1e-9)
+    assert closed.tolist() == [True, True, True]
+
+
 def test_a_policy_that_is_not_installed_is_named_with_those_that_are() -> None:
     with pytest.raises(DatasetError, match=r"policy 'nobody': not installed; there are .*counting"):
         relabelled(human(), (0,), "nobody", {})

@@ -132,6 +132,7 @@ def test_a_check_can_be_waived(workshop) -> None:
         workshop.verify(folder, ("nonsense",))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # statistics of what is not finite
 @pytest.mark.parametrize(("value", "said"), [(1.25, "dz = 1.250"), (np.nan, "dz = nan"), (-np.inf, "dz = -inf")])
 def test_actions_outside_the_box_are_refused(value, said, workshop) -> None:
     workshop.record()
