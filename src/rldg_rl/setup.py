@@ -20,7 +20,10 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{name}"]),
         (f"share/{name}", ["package.xml"]),
     ],
-    entry_points={"console_scripts": [f"{node} = {name}.{node}:main" for node in nodes]},
+    entry_points={
+        "console_scripts": [f"{node} = {name}.{node}:main" for node in nodes],
+        "rldg.policies": [f"specialist = {name}.policy:make_specialist"],
+    },
     extras_require={"test": ["pytest"]},
     zip_safe=False,
 )

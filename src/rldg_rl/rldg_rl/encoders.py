@@ -13,11 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from rldg_core.frames import Array, Pose, body_delta, log_rotation, quaternion_conjugate, quaternion_multiply, rotate
+from rldg_core.images import square
 from rldg_core.task import Subject, Task
 from rldg_core.types import Observation
 from rldg_rl.features import PROPRIOCEPTION_SIZE, RELATION_SIZE, Features, relation, scaled_proprioception
+from rldg_rl.views import image_views
 
 WEIGHTS = "encoder.npz"
+_MAP_SCALE = 8.0  # brings the backbone's maps to order one
 _EMBEDDING_SCALE = 0.3  # the embedding must not drown out the relations
 
 
@@ -147,12 +150,49 @@ class PixelsSimEncoder:
         write_tree(folder / WEIGHTS, self._params, {"outputs": self._outputs})
 
 
+class PixelsEncoder:
+    """The wrist image through a frozen ImageNet backbone (:mod:`rldg_rl.backbone`), and proprioception.
+
+    Two images of 128 pixels are looked at: all of what the camera sees, kept as 4 x 4 cells, and the window around the
+    tool's tip at full resolution, kept as 8 x 8 cells. The cells are trained on by ``networks.Head``.
+
+    Args:
+        views: how many versions of an image to encode: itself, and random crops of it.
+        seed: of the crops.
+    """
+
+    name = "pixels"
+    image_size_px = 256
+    grid: tuple[int, int, int] | None = (80, 1, 112)
+
+    def __init__(self, views: int = 1, seed: int = 0) -> None:
+        from rldg_rl import backbone
+
+        self._backbone, self.digest = backbone.load_backbone()
+        self._maps, self._views, self._rng = backbone.feature_maps, views, np.random.default_rng([seed, 0xC409])
+        self.feature_dim = 80 * 112 + PROPRIOCEPTION_SIZE
+
+    def encode(self, observation: Observation, truth: Surroundings | None = None) -> Features:
+        """See :class:`Encoder`; with several views of shape (views, feature_dim)."""
+        images = image_views(square(observation.image, self.image_size_px), self._views, self._rng)
+        looked_at = np.stack([[square(image, 128), image[56:184, 64:192]] for image in images])
+        maps = np.asarray(self._maps(self._backbone, looked_at.reshape(-1, 128, 128, 3))) / _MAP_SCALE
+        maps = maps.reshape(self._views, 2, 8, 8, 112)
+        whole = maps[:, 0].reshape(-1, 4, 2, 4, 2, 112).mean(axis=(2, 4)).reshape(self._views, -1)
+        felt = np.broadcast_to(scaled_proprioception(observation), (self._views, PROPRIOCEPTION_SIZE))
+        features = np.concatenate([whole, maps[:, 1].reshape(self._views, -1), felt], axis=1).astype(np.float32)
+        return features if self._views > 1 else features[0]
+
+    def save(self, folder: Path) -> None:
+        """The installed package has the weights; the card has their digest."""
+
+
 def load_encoder(name: str, task: Task, folder: Path) -> Encoder:
     """The encoder of a checkpoint folder.
 
     Raises:
         CheckpointError: its weights are missing or damaged.
-        EncoderError: no encoder has that name.
+        EncoderError: no encoder has that name, or its package is not installed.
     """
     if name == "state":
         return StateEncoder(task)
@@ -165,4 +205,6 @@ def load_encoder(name: str, task: Task, folder: Path) -> Encoder:
         if about.get("outputs") != outputs:
             raise CheckpointError(f"{folder / WEIGHTS}: has {about.get('outputs')} outputs, task {task.name} {outputs}")
         return PixelsSimEncoder(into_tree(folder / WEIGHTS, arrays, empty_params(outputs)), outputs)
+    if name == "pixels":
+        return PixelsEncoder()
     raise EncoderError(f"encoder {name!r}: not known; there are pixels, pixels_sim and state")

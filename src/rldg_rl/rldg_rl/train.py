@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rldg_core.task import GripperUse, Task
 from rldg_core.types import Outcome
 from rldg_rl.checkpoint import Weights
 from rldg_rl.config import TrainingConfig
-from rldg_rl.encoders import Encoder, StateEncoder
+from rldg_rl.encoders import Encoder, PixelsEncoder, PixelsSimEncoder, StateEncoder
 from rldg_rl.interventions import ScriptedPerson
 from rldg_rl.learner import Learner
 from rldg_rl.networks import Spec
@@ -31,6 +32,7 @@ _SEEDS_PER_RUN = 10_000_000
 _DEMOS, _TRAINING, _CHECKS, _CONFIRMATIONS, _FINAL, _FRAMES = (i * 1_000_000 for i in range(6))
 _ATTEMPTS_PER_DEMO = 5
 _CONFIRMED = 0.99  # share of the confirming episodes that have to succeed
+_MODE_EVERY = 3  # one training episode in so many is played alone with the mode: what will be served is also practised
 
 
 class TrainingError(RuntimeError):
@@ -176,10 +178,14 @@ class _Run:
             encoder: Encoder = StateEncoder(self._task)
             self._say(EncoderReady("state", encoder.feature_dim, unknown, float("nan"), 0.0))
             return encoder
-        from rldg_rl import pretrain
-        from rldg_rl.encoders import PixelsSimEncoder
-
         began_s, config = time.process_time(), self._config
+        if config.encoder == "pixels":
+            encoder = PixelsEncoder(config.views, self._seed)
+            cpu_s = time.process_time() - began_s
+            self._say(EncoderReady(encoder.name, encoder.feature_dim, unknown, float("nan"), cpu_s))
+            return encoder
+        from rldg_rl import pretrain
+
         frames = pretrain.collect(self._task, config.pretrain_frames, self._scene_seed(_FRAMES, 0))
         trained = pretrain.fit(
             frames,
@@ -228,13 +234,14 @@ class _Run:
 
     def _episode(self) -> None:
         number = self._episodes
+        by_mode = number % _MODE_EVERY == _MODE_EVERY - 1
         self._person.begin(number)
         episode = play(
             self._loop,
             self._encoder,
-            self._learner.act,
+            partial(self._learner.act, deterministic=by_mode),
             self._scene_seed(_TRAINING, number),
-            person=self._person,
+            person=None if by_mode else self._person,
             episode_id=self._episode_id("online", number),
             learn=self._learn,
         )
