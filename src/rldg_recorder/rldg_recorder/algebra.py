@@ -92,7 +92,7 @@ def make_plan(recipe: Recipe, read: Reader = read_episode) -> tuple[Plan, PlanRe
         prefixes = [item for item in items if item.planned.group == recipe.splice.prefix]
         suffixes = [item for item in items if item.planned.group == recipe.splice.suffix]
         spliced, lost = splice_items(prefixes, suffixes, recipe.splice, read)
-        items = [item for item in items if item not in prefixes and item not in suffixes] + spliced
+        items = [item for item in items if item.planned.group in recipe.groups] + spliced
         dropped += lost
     if not items:
         raise DatasetError(_nothing_left(recipe, PlanReport(count, tuple(dropped), {})))
@@ -107,7 +107,7 @@ def make_plan(recipe: Recipe, read: Reader = read_episode) -> tuple[Plan, PlanRe
         for item in sorted((i for i in items if i.planned.group == group), key=lambda i: str(i.folder))
     ]
     if recipe.split is not None:
-        items = split(items, recipe.split.test, np.random.default_rng([recipe.seed, 3]))
+        items = split(items, recipe.split.test, np.random.default_rng([recipe.seed, 9]))
     items.sort(key=lambda item: item.planned.split != "train")
     plan = Plan(
         name=recipe.name,
@@ -175,12 +175,13 @@ def refusal(info: EpisodeInfo, select: Select) -> str:
     """Why a source does not take an episode, "" if it does."""
     drove = {policy.policy_id for policy in info.policies if policy.steps > 0}
     began = datetime.fromtimestamp(info.began_ns * 1e-9, UTC)
-    driven_by = DrivenBy.MIXED if drove and info.human_steps else DrivenBy.POLICY if drove else DrivenBy.HUMAN
+    drivers = {(True, True): "mixed", (True, False): "policy", (False, True): "human", (False, False): "nobody"}
+    driven_by = drivers[bool(drove), info.human_steps > 0]
     checks = (
         (not select.task or info.task.name in select.task, f"task {info.task.name}"),
         (not select.scene or info.scene in select.scene, f"scene {info.scene}"),
         (not select.outcome or info.outcome in select.outcome, f"outcome {info.outcome.value}"),
-        (select.driven_by in (DrivenBy.ANY, driven_by), f"driven by {driven_by.value}"),
+        (select.driven_by in (DrivenBy.ANY, driven_by), f"driven by {driven_by}"),
         (not select.policy or (drove and drove <= set(select.policy)), f"policy {', '.join(sorted(drove)) or 'none'}"),
         (not select.operator or info.operator in select.operator, f"operator {info.operator or 'unknown'}"),
         (not select.session or info.session_id in select.session, f"session {info.session_id}"),
@@ -264,26 +265,36 @@ def change_rate(items: Sequence[Item], rate_hz: float | None) -> tuple[float, li
 
 
 def _choose(items: list[Item], recipe: Recipe, dropped: list[Dropped]) -> list[Item]:
-    """Balance, mix and cap; what mix and cap take away unevenly is balanced again."""
+    """Balance, mix and cap; what mix and cap leave uneven is balanced again."""
     by = recipe.balance.by if recipe.balance is not None else ObjectKey.SCENE
-
-    def after(operation: str, remaining: list[Item]) -> list[Item]:
+    operations: list[tuple[str, Callable[[list[Item], np.random.Generator], list[Item]]]] = []
+    if (wanted := recipe.balance) is not None:
+        _check_objects(items, recipe)
+        operations.append(("balance", lambda of, rng: balance(of, wanted, rng)))
+    if (shares := recipe.mix) is not None:
+        operations.append(("mix", lambda of, rng: mix(of, shares, by, rng)))
+    if (limit := recipe.cap) is not None:
+        operations.append(("cap", lambda of, rng: cap(of, limit, by, rng)))
+    if recipe.balance is not None and len(operations) > 1:
+        operations.append(("balance", lambda of, rng: balance(of, Balance(by=by), rng)))
+    for number, (name, operation) in enumerate(operations):
+        remaining = operation(items, np.random.default_rng([recipe.seed, number]))
         kept = {id(item) for item in remaining}
-        dropped.extend(
-            Dropped(item.folder, item.planned.group, f"over the {operation}") for item in items if id(item) not in kept
-        )
-        return remaining
-
-    if recipe.balance is not None:
-        items = after("balance", balance(items, recipe.balance, np.random.default_rng([recipe.seed, 0])))
-    even = Balance(by=by)
-    if recipe.mix is not None:
-        items = after("mix", mix(items, recipe.mix, by, np.random.default_rng([recipe.seed, 1])))
-    if recipe.cap is not None:
-        items = after("cap", cap(items, recipe.cap, by, np.random.default_rng([recipe.seed, 2])))
-    if recipe.balance is not None and (recipe.mix is not None or recipe.cap is not None):
-        items = after("balance", balance(items, even, np.random.default_rng([recipe.seed, 0])))
+        dropped += [Dropped(i.folder, i.planned.group, f"over the {name}") for i in items if id(i) not in kept]
+        items = remaining
     return items
+
+
+def _check_objects(items: list[Item], recipe: Recipe) -> None:
+    """A task that a source names and has no episode of is not balanced, it is missing."""
+    for source in recipe.sources:
+        there = {item.infos[0].task.name for item in items if item.planned.group == source.name}
+        missing = sorted(set(source.select.task) - there)
+        if there and missing:
+            raise DatasetError(
+                f"recipe: balance: {source.name!r} has no episode of {', '.join(missing)}; record some or leave them "
+                "out of select.task"
+            )
 
 
 def balance(items: Sequence[Item], wanted: Balance, rng: np.random.Generator) -> list[Item]:

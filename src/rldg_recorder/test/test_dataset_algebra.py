@@ -160,6 +160,7 @@ SUCCESS = make_info(policy="rl")
         (Select(driven_by=DrivenBy.MIXED), {"human_steps": 1}, ""),
         (Select(driven_by=DrivenBy.HUMAN), {}, "driven by policy"),
         (Select(driven_by=DrivenBy.HUMAN), {"policies": (), "human_steps": 3}, ""),
+        (Select(driven_by=DrivenBy.HUMAN), {"policies": ()}, "driven by nobody"),
         (Select(after=datetime(2026, 1, 1, tzinfo=UTC)), {"began_ns": 1_767_225_600_000_000_000}, ""),
         (Select(after=datetime(2026, 1, 1)), {"began_ns": 1_767_225_599_000_000_000}, "too early"),
         (Select(before=datetime(2026, 1, 1)), {"began_ns": 1_767_225_600_000_000_000}, "too late"),
@@ -419,6 +420,13 @@ def test_what_mix_and_cap_leave_is_still_balanced(bags) -> None:
     assert tasks["rl", "usb"] == tasks["rl", "vga"] > 0
     assert tasks["human", "usb"] == tasks["human", "vga"] > 0
     assert len(plan.episodes) + len(report.dropped) == 20
+
+
+def test_a_balance_of_tasks_misses_one_that_has_no_episode(bags) -> None:
+    bags.add(task=make_task(name="usb"))
+    sources = [{"name": "all", "select": {"task": ["usb", "vga"]}}]
+    with pytest.raises(DatasetError, match="balance: 'all' has no episode of vga; record some"):
+        make_plan(recipe_for(bags, sources=sources, balance={}), bags.read)
 
 
 def test_every_episode_is_chosen_or_left_out_once(bags) -> None:
