@@ -244,7 +244,8 @@ class LeRobotWriter:
         if "train" not in splits:
             raise DatasetError(f"set {self._plan.name}: no episode has the split 'train', whose statistics are needed")
         columns = {name: np.concatenate(parts) for name, parts in self._columns.items()}
-        stats = {**_statistics(columns), CAMERA: _image_statistics(self._histogram, self._frames)}
+        everywhere = {n: s for name, values in columns.items() for n, s in _statistics({name: values}).items()}
+        stats = {**everywhere, CAMERA: _image_statistics(self._histogram, self._frames)}
         _write_json(self._folder / STATS_FILE, stats)
         train = np.isin(columns["episode_index"], [i for i, r in enumerate(self._records) if r.split == "train"])
         _write_json(self._folder / STATISTICS_FILE, {self._plan.name: self._normalisation(columns, train)})
@@ -581,12 +582,16 @@ def _splits(splits: Sequence[str]) -> dict[str, str]:
 
 def _statistics(columns: dict[str, npt.NDArray[Any]]) -> dict[str, dict[str, Any]]:
     """By column and statistic, with the types that LeRobot uses."""
-    found = {}
-    for name, values in columns.items():
-        stats: dict[str, Any] = dict(column_statistics(values.reshape(len(values), -1)))
+    wide = [values.reshape(len(values), -1) for values in columns.values()]
+    together = column_statistics(np.concatenate(wide, axis=1, dtype=np.float64))  # one by one takes ten times as long
+    found: dict[str, dict[str, Any]] = {}
+    at = 0
+    for (name, values), part in zip(columns.items(), wide, strict=True):
+        stats: dict[str, list[Any]] = {key: values_of[at : at + part.shape[1]] for key, values_of in together.items()}
         if values.dtype.kind in "ib":  # the extremes keep the type of the column
             stats |= {key: [values.dtype.type(value).item() for value in stats[key]] for key in ("min", "max")}
         found[name] = {**stats, "count": [len(values)]}
+        at += part.shape[1]
     return found
 
 
