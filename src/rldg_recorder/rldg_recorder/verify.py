@@ -251,9 +251,18 @@ def _mixed(material: Material) -> Found:
     fps = float(material.set.info["fps"])
     scales = Counter(record.scale for record in material.set.episodes)
     usual = scales.most_common(1)[0][0] if scales else ()
+    rules = {number: task.control.setpoint for number, record in material.episodes if (task := material.task(record))}
+    rule = Counter(rules.values()).most_common(1)[0][0] if rules else None
     for number, record in material.episodes:
         if abs(record.rate_hz - fps) > 1e-6:
             yield ERROR, number, f"rate is {record.rate_hz:g} Hz, the set's is {fps:g} Hz; set rate_hz in the recipe"
+        if rules.get(number, rule) is not rule:
+            yield (
+                ERROR,
+                number,
+                f"its actions start from the {rules[number]} pose, most from the {rule} one (control.setpoint): one "
+                "action would mean two motions; build a set for each",
+            )
         if len(record.scale) != len(usual) or not np.allclose(record.scale, usual, rtol=1e-6):
             yield (
                 ERROR,

@@ -226,6 +226,13 @@ def test_mixed_rates_are_refused(workshop) -> None:
     assert found(findings) == [("mixed", "error", 3)] and "5 Hz, the set's is 10 Hz" in findings[0].text
 
 
+def test_mixed_set_point_rules_are_refused(workshop) -> None:
+    workshop.record(5)
+    workshop.record(1, task=make_task(control={"setpoint": "leashed"}))
+    findings = workshop.verify(workshop.build())
+    assert found(findings) == [("mixed", "error", 5)] and "leashed pose, most from the measured" in findings[0].text
+
+
 def frozen(frames: range) -> Callable[[TrainingEpisode], TrainingEpisode]:
     def change(episode: TrainingEpisode) -> TrainingEpisode:
         images = [episode.images[frames[0] if i in frames else i] for i in range(len(episode))]
@@ -438,6 +445,14 @@ def test_broken_statistics_are_refused(text, workshop) -> None:
     folder = workshop.build()
     (folder / STATISTICS_FILE).write_text(text)
     assert found(workshop.verify(folder)) == [("statistics", "error", None)]
+
+
+def test_a_set_with_other_columns_is_refused(workshop) -> None:
+    workshop.record()
+    folder = workshop.build()
+    edit_json(folder / "meta" / "info.json", lambda data: data["features"].pop("action"))
+    with pytest.raises(DatasetError, match="has no column 'action'"):
+        workshop.verify(folder)
 
 
 def test_a_folder_that_is_no_set_is_refused(tmp_path) -> None:
