@@ -93,6 +93,7 @@ class RecorderNode(BaseNode):
         self._unknown = wanted - self._specs.keys()  # of a type that is not known before somebody publishes it
         self._episode_topic = self.resolve_topic_name("episode")
         self._card_topic = self.resolve_topic_name("policy_card")
+        self._cycle_ns = 0  # stamp of the newest verdict
         self._in_trouble: set[str] = set()  # topics the audit finds fault with
         self._qos: dict[str, str] = {}  # offered, as rosbag2 writes it
         self._latched = {name for name, spec in self._specs.items() if spec.latched}
@@ -170,7 +171,8 @@ class RecorderNode(BaseNode):
             self._recording.remember(message)
 
     def _clock_ns(self, message: Message) -> int:
-        return self.now_ns() if self.lockstep else message.log_ns
+        """What the pre-roll is measured with; in lockstep the cycle's own time, without a subscription to the clock."""
+        return self._cycle_ns if self.lockstep else message.log_ns
 
     def _on_episode(self, message: Message) -> None:
         if not self.active:
@@ -183,6 +185,7 @@ class RecorderNode(BaseNode):
             self._recording.arrive(message, self._clock_ns(message), time.monotonic())
             return
         self.report(f"topic {message.topic}", OK)
+        self._cycle_ns = status.stamp_ns
         foreign = bool(status.task) and status.task != self.task.name
         self.report(
             "task",

@@ -92,7 +92,7 @@ class Recording:
 
         Args:
             message: as it arrived.
-            clock_ns: the clock that the pre-roll is measured with: in lockstep the simulated one, else the wall's.
+            clock_ns: the clock that the pre-roll is measured with: in lockstep that of the cycle, else the wall's.
             now_s: monotonic wall time.
         """
         self._keep(message, clock_ns)
@@ -144,8 +144,8 @@ class Recording:
         ring = self._ring
         ring.append((clock_ns, message))
         self._ring_bytes += len(message.data)
-        oldest_ns = clock_ns - self._pre_roll_ns
-        while ring and (ring[0][0] < oldest_ns or self._ring_bytes > PRE_ROLL_BYTES):
+        # a clock that was set back makes everything before it old as well
+        while ring and (abs(clock_ns - ring[0][0]) > self._pre_roll_ns or self._ring_bytes > PRE_ROLL_BYTES):
             self._ring_bytes -= len(ring.popleft()[1].data)
         if self.episode_id:
             self._sink.put(message)

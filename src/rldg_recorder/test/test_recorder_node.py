@@ -185,13 +185,14 @@ def test_a_policy_card_of_nonsense_is_reported_and_recorded(setup: Setup, card: 
 def test_bytes_that_are_no_message_are_kept_and_harm_nobody(setup: Setup, data: bytes) -> None:
     setup.up()
     setup.cell.judge(Phase.RUNNING, -1)
-    for name in setup.cell.outputs:
+    names = setup.cell.outputs.keys() - {"robot_mode"}  # whose publisher refuses more bytes than its type has
+    for name in names:
         setup.cell.say(name, data)
     for index in range(3):
         setup.cell.tick(index, last=index == 2)
     info = setup.closed()
     assert (info.steps, info.audit) == (3, "fail")
-    for name in setup.cell.outputs:
+    for name in names:
         assert data in setup.recorded(f"/{name}"), name
     assert setup.bench.spin(lambda: setup.cell.level("topic /episode") == DiagnosticStatus.OK), (
         "until the next good one"

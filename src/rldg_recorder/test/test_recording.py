@@ -113,6 +113,15 @@ def test_the_pre_roll_is_bounded_in_time(cell: Cell) -> None:
     assert cell.sink.bags[0][1] == [kept, running]
 
 
+def test_a_clock_that_is_set_back_does_not_keep_the_past(cell: Cell) -> None:
+    cell.wait(1000.0)
+    cell.hear(plain("/observation", 1))
+    cell.now_ns = 0
+    kept = cell.hear(plain("/observation", 2))
+    running = cell.judge(Phase.RUNNING)
+    assert cell.sink.bags[0][1] == [kept, running]
+
+
 def test_the_pre_roll_is_bounded_in_bytes(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "PRE_ROLL_BYTES", 1000)
     for number in range(100):
