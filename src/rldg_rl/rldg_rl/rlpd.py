@@ -21,7 +21,6 @@ from rldg_rl import networks
 from rldg_rl.config import TrainingConfig
 from rldg_rl.networks import Params, Spec
 
-# alpha logpi is finite for every action of a batch: tanh of a number this large is 1 in float32
 _LOG_2 = float(np.log(2.0))
 _LOG_SQRT_2_PI = float(0.5 * np.log(2.0 * np.pi))
 
@@ -86,6 +85,7 @@ def optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(config.learning_rate))
 
 
+@partial(jax.jit, static_argnames=("config", "spec"))
 def make_state(config: TrainingConfig, spec: Spec, seed: int) -> TrainState:
     """Fresh networks and optimisers; target networks equal their networks."""
     key, *keys = jax.random.split(jax.random.key(seed), 5)
