@@ -2,7 +2,8 @@
 
 Bags are written first, by the recorder's writer: episodes at 10 Hz with 128 x 128 images that look rendered and have
 the noise of a sensor, and a state at 1 kHz that the reader has to pass over. Each conversion then runs in a Python of
-its own, and its start counts. Figures are medians of the repeats; rates are per second of wall time.
+its own, and its start counts. Figures are medians of the repeats; rates are per second of wall time, which on a busy
+machine measures the neighbours too: the CPU time of a frame, over all processes, is a figure of its own.
 
 LeRobot is measured where the interpreter in RLDG_PEER_PYTHON, or this one, can import it: from the call of add_frame
 for the first frame to the end of finalize, in memory to disk, with its best of several settings.
@@ -77,11 +78,16 @@ def measure(folder: Path, episodes: int, steps: int, repeats: int, jobs: int) ->
     for kind, found in runs.items():
         walls = " ".join(f"{frames / run.wall_s:.0f}" for run in found)
         peaks = " ".join(f"{run.peak_mb:.0f}" for run in found)
-        print(f"{kind}: {walls} frames/s, {peaks} MB at most", file=sys.stderr)
+        cpus = " ".join(f"{1e3 * run.cpu_s / frames:.2f}" for run in found)
+        print(f"{kind}: {walls} frames/s, {cpus} ms of CPU for a frame, {peaks} MB at most", file=sys.stderr)
     peer = time_lerobot(folder)
     if peer is not None:
-        figures["ratio_lerobot_writer"] = figures["lerobot_frames_per_s"] / peer
-        print(f"LeRobot's own writer: {peer:.0f} frames/s", file=sys.stderr)
+        figures["ratio_lerobot_writer"] = figures["lerobot_frames_per_s"] / peer["frames_per_s"]
+        figures["ratio_lerobot_writer_cpu"] = peer["cpu_ms_per_frame"] / figures["lerobot_cpu_ms_per_frame"]
+        print(
+            f"LeRobot's own writer: {peer['frames_per_s']:.0f} frames/s, {peer['cpu_ms_per_frame']:.1f} ms of CPU each",
+            file=sys.stderr,
+        )
     return figures
 
 
@@ -220,8 +226,8 @@ def resident_mb(pid: int) -> float:
 # LeRobot's own writer
 
 
-def time_lerobot(folder: Path) -> float | None:
-    """Frames per second of LeRobot's own writer, or None with a line on stderr that says why not."""
+def time_lerobot(folder: Path) -> dict[str, float] | None:
+    """What LeRobot's own writer reaches, or None with a line on stderr that says why not."""
     from rldg_recorder.training_set import TrainingSet
 
     training_set = TrainingSet(folder / "set")
@@ -247,7 +253,7 @@ def time_lerobot(folder: Path) -> float | None:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         print(f"LeRobot: not measured with {python}: {last}; see RLDG_PEER_PYTHON", file=sys.stderr)
         return None
-    return float(json.loads(done.stdout.strip().splitlines()[-1])["frames_per_s"])
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def run_lerobot(frames: Path, folder: Path) -> dict[str, float]:
@@ -265,9 +271,9 @@ def run_lerobot(frames: Path, folder: Path) -> dict[str, float]:
         "observation.state": {"dtype": "float32", "shape": state.shape[1:], "names": None},
         "action": {"dtype": "float32", "shape": action.shape[1:], "names": None},
     }
-    rates = []
+    rates, cpu_ms = [], []
     for threads in (0, 4):  # images are written in place, or by threads as its documentation advises
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         dataset = LeRobotDataset.create(
             "rldg/bench", 10, features, root=folder / str(threads), use_videos=False, image_writer_threads=threads
         )
@@ -284,8 +290,8 @@ def run_lerobot(frames: Path, folder: Path) -> dict[str, float]:
             dataset.save_episode()
         dataset.finalize()
         rates.append(row / (time.perf_counter() - began))
-        print(f"{threads} threads: {rates[-1]:.0f} frames/s", file=sys.stderr)
-    return {"frames_per_s": max(rates)}
+        cpu_ms.append(1e3 * (time.process_time() - cpu_began) / row)
+    return {"frames_per_s": max(rates), "cpu_ms_per_frame": min(cpu_ms)}
 
 
 if __name__ == "__main__":
