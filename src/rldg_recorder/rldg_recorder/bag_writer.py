@@ -33,6 +33,7 @@ CHUNK_BYTES = 4 << 20  # a chunk ends when it has reached this size
 MESSAGE = struct.Struct("<BQHIQQ")  # opcode, length, channel, sequence, log time, publish time
 CHUNK = struct.Struct("<BQQQQIIQ")  # opcode, length, start, end, uncompressed size, CRC, compression "", size
 SMALL_BYTES = 2048
+WRITE_BYTES = 1 << 20  # more in one call makes the kernel look for large pages, up to five times slower
 MAX_YAML_DEPTH = 20
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 
@@ -227,8 +228,8 @@ class McapWriter:
     def _append(self, buffers: list[bytes]) -> None:
         assert self._fd is not None
         try:
-            for first in range(0, len(buffers), IOV_MAX):
-                self.bytes_written += _write_all(self._fd, buffers[first : first + IOV_MAX])
+            for batch in _batches(buffers):
+                self.bytes_written += _write_all(self._fd, batch)
         except OSError as error:
             raise self._failure(error) from None
 
@@ -430,11 +431,27 @@ def _profiles(topic: Topic) -> list[Any]:
     return profiles
 
 
-def _write_all(fd: int, buffers: Sequence[bytes]) -> int:
+def _batches(buffers: Sequence[bytes]) -> Iterator[list[bytes | memoryview]]:
+    """Buffers in portions for one system call each."""
+    batch: list[bytes | memoryview] = []
+    size = 0
+    for buffer in buffers:
+        for at in range(0, len(buffer), WRITE_BYTES):
+            piece = buffer if len(buffer) <= WRITE_BYTES else memoryview(buffer)[at : at + WRITE_BYTES]
+            if size + len(piece) > WRITE_BYTES or len(batch) == IOV_MAX:
+                yield batch
+                batch, size = [], 0
+            batch.append(piece)
+            size += len(piece)
+    if batch:
+        yield batch
+
+
+def _write_all(fd: int, buffers: Sequence[bytes | memoryview]) -> int:
     """Write buffers, at most IOV_MAX, one after the other; returns how many bytes that were."""
     size = sum(map(len, buffers))
     done = os.writev(fd, buffers)
-    while done < size:  # a nearly full disk, or more than 2 GiB at once
+    while done < size:  # the disk is nearly full
         skip, rest = done, []
         for buffer in buffers:
             if skip < len(buffer):
