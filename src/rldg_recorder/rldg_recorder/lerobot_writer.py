@@ -112,6 +112,7 @@ def encode(episode: TrainingEpisode, path: Path, video: bool, bags: Sequence[Bag
     }
     if video:
         side_px, arrays["histogram"] = _encode_video(episode, part)
+        arrays["image_ends"] = np.array([0, part.stat().st_size], dtype=np.int64)
     else:
         side_px, arrays["histogram"], arrays["image_ends"] = _encode_images(episode, part)
     part.replace(images_of(path, video))
@@ -140,8 +141,7 @@ def is_whole(shard: Path, video: bool) -> bool:
     """Whether a shard is there and can be read."""
     try:
         with np.load(shard, allow_pickle=False) as file:  # its directory stands at the end of the file
-            size = images_of(shard, video).stat().st_size
-            return video or size == file["image_ends"][-1]
+            return bool(images_of(shard, video).stat().st_size == file["image_ends"][-1])
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return False
 

@@ -67,9 +67,9 @@ def test_an_interrupted_build_leaves_no_set_and_goes_on_where_it_stopped(tmp_pat
     assert not (tmp_path / ".set.partial").exists()
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".png"])
-def test_half_a_shard_is_not_used(tmp_path: Path, suffix: str) -> None:
-    plan = make_plan(tmp_path, (5, 4, 3))
+@pytest.mark.parametrize(("suffix", "video"), [(".npz", False), (".png", False), (".mp4", True)])
+def test_half_a_shard_is_not_used(tmp_path: Path, suffix: str, video: bool) -> None:
+    plan = make_plan(tmp_path, (5, 4, 3), video=video)
     interrupt(plan, tmp_path)
     shards = sorted((tmp_path / ".set.partial" / "shards").glob(f"*{suffix}"))
     assert len(shards) == 2
