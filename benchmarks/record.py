@@ -57,7 +57,7 @@ def main(argv: list[str]) -> dict[str, float]:
     if not options.skip_writer:
         from _writer import writer_vs_copy  # type: ignore[import-not-found, unused-ignore]
 
-        figures["writer_vs_copy"] = writer_vs_copy(options.folder)
+        figures["writer_vs_copy"] = writer_vs_copy()
     return figures
 
 
