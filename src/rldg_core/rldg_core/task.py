@@ -19,6 +19,7 @@ import numpy as np
 
 from rldg_core.frames import Array, Pose
 from rldg_core.scene_spec import SceneSpec, Simulation
+from rldg_core.yaml_text import decode_yaml
 
 Age = Annotated[float, msgspec.Meta(gt=0.0, le=5.0)]  # s
 Stiffness = Annotated[float, msgspec.Meta(ge=0.0, le=6000.0)]  # N/m
@@ -336,11 +337,11 @@ def _layered(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise TaskError(f"{path}: extends: files extend each other in a circle")
     try:
-        data = msgspec.yaml.decode(path.read_bytes())
+        data = decode_yaml(path.read_bytes())
     except OSError as error:
         raise TaskError(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise TaskError(f"{path}: not YAML: {_short(error)}") from None
+    except ValueError as error:
+        raise TaskError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):
         raise TaskError(f"{path}: must hold a mapping of keys to values, holds {type(data).__name__}")
     parent = data.pop("extends", None)

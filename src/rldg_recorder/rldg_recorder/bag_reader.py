@@ -23,7 +23,8 @@ from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 
-from rldg_recorder.bag_writer import MAGIC, METADATA_FILE, METADATA_VERSION, Topic, decode_yaml
+from rldg_core.yaml_text import decode_yaml
+from rldg_recorder.bag_writer import MAGIC, METADATA_FILE, METADATA_VERSION, Topic
 from rldg_recorder.episode import BagError
 
 OPENING = struct.Struct("<BQ")  # of every record: opcode, length of what follows

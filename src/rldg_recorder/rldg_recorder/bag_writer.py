@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-import yaml
 from isal import isal_zlib
 from mcap import records
 from mcap.data_stream import RecordBuilder
 from mcap.opcode import Opcode
+
+from rldg_core.yaml_text import decode_yaml
 
 MAGIC = b"\x89MCAP0\r\n"
 METADATA_FILE = "metadata.yaml"
@@ -34,7 +35,6 @@ MESSAGE = struct.Struct("<BQHIQQ")  # opcode, length, channel, sequence, log tim
 CHUNK = struct.Struct("<BQQQQIIQ")  # opcode, length, start, end, uncompressed size, CRC, compression "", size
 SMALL_BYTES = 2048
 WRITE_BYTES = 1 << 20  # more in one call makes the kernel look for large pages, up to five times slower
-MAX_YAML_DEPTH = 20
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 
@@ -376,22 +376,6 @@ class Rosbag2Writer:
             raise OSError(
                 errno.EIO, f"{self._folder}: rosbag2: {said}; see that the disk has space, then ./rldg bag salvage"
             ) from None
-
-
-def decode_yaml(text: bytes | str) -> Any:
-    """YAML that may come from anywhere. Raises ValueError in one line.
-
-    The C parser ends the process where nesting is very deep; its events tell the depth without recursion.
-    """
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_YAML_DEPTH:
-                raise ValueError(f"nested more than {MAX_YAML_DEPTH} deep")
-        return msgspec.yaml.decode(text)
-    except (yaml.YAMLError, msgspec.DecodeError, ValueError) as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())[:160]}") from None
 
 
 def write_durably(path: Path, data: bytes) -> None:

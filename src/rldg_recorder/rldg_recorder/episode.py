@@ -20,6 +20,7 @@ import numpy.typing as npt
 from rldg_core.frames import Pose
 from rldg_core.task import Task
 from rldg_core.types import Observation, Outcome, Source
+from rldg_core.yaml_text import decode_yaml
 
 FORMAT = 1  # of episode.yaml
 INFO_FILE = "episode.yaml"
@@ -101,11 +102,11 @@ def read_info(folder: Path) -> EpisodeInfo:
     """
     path = folder / INFO_FILE
     try:
-        data: Any = msgspec.yaml.decode(path.read_bytes())
+        data: Any = decode_yaml(path.read_bytes())
     except OSError as error:
         raise BagError(f"{path}: cannot be read: {error.strerror}; a bag folder holds {INFO_FILE}") from None
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise BagError(f"{path}: not YAML: {' '.join(str(error).split())[:160]}") from None
+    except ValueError as error:
+        raise BagError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise BagError(f"{path}: format: is {found!r}, must be {FORMAT}; record anew or use the matching release")

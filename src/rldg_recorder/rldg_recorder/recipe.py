@@ -15,6 +15,7 @@ import msgspec
 
 from rldg_core.task import Name, TaskError, read_yaml
 from rldg_core.types import Outcome
+from rldg_core.yaml_text import decode_yaml
 from rldg_recorder.plan import DatasetError
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
@@ -215,7 +216,7 @@ def parse_recipe(text: str) -> Recipe:
         DatasetError: it is not one.
     """
     try:
-        return msgspec.convert(msgspec.yaml.decode(text), Recipe, strict=False)
+        return msgspec.convert(decode_yaml(text), Recipe, strict=False)
     except (msgspec.MsgspecError, ValueError) as error:
         raise DatasetError(f"recipe in the record: {' '.join(str(error).split())[:160]}") from None
 

@@ -1,0 +1,20 @@
+"""YAML of unknown origin: plain values, or one line that says what is wrong; never the end of the process."""
+
+import pytest
+
+from rldg_core.yaml_text import decode_yaml
+
+
+def test_plain_values_come_out() -> None:
+    assert decode_yaml("a: 1\nb: [x, 2.5]\n") == {"a": 1, "b": ["x", 2.5]}
+    assert decode_yaml(b"") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "{a: " * 1000, "a: " * 1000, "a: [", "\x00", "&a [*a]", "!!python/object:os.system x", b"\xff"],
+)
+def test_anything_else_is_one_line(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        decode_yaml(text)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
