@@ -88,10 +88,11 @@ def test_a_recorder_is_started_where_asked_for_and_is_up_first(lockstep: str) ->
     assert managed[0] == "recorder"
 
 
-def test_lockstep_and_simulated_time_go_together_and_deaths_are_final_there() -> None:
+def test_deaths_are_final_in_lockstep_and_its_nodes_take_the_time_from_the_stream() -> None:
     for lockstep in (True, False):
         for name, node in cell("usb_insertion", lockstep=str(lockstep).lower(), policy="scripted").items():
-            assert parameters(node)["use_sim_time"] is lockstep
+            assert parameters(node).get("use_sim_time", lockstep) is lockstep
+            assert name == "recorder" or "use_sim_time" not in parameters(node)
             assert name == "lifecycle_manager" or parameters(node)["lockstep"] is lockstep
             assert node.respawn is not lockstep
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 import time
 from collections import deque
@@ -13,8 +12,6 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.client import Client
 from rclpy.task import Future
-from rldg_interfaces.msg import Action, Episode
-from rldg_interfaces.msg import Observation as ObservationMsg
 from rldg_interfaces.msg import Step as StepMsg
 from rldg_interfaces.srv import SelectPolicy
 from sensor_msgs.msg import Joy
@@ -30,10 +27,11 @@ from rldg_core.judge import AT_START_M
 from rldg_core.reset_motion import ResetMotion
 from rldg_core.task import Gains
 from rldg_core.teleop import Teleop
-from rldg_core.types import EpisodeStatus, Observation, Phase, Step
+from rldg_core.types import ActionChunk, EpisodeStatus, Observation, Phase, Step
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.conversions import Stamped
 from rldg_ros.grid import GridTimer
 from rldg_ros.main import run
 
@@ -95,12 +93,12 @@ class ArbiterNode(BaseNode):
         self._heard_s: dict[str, float] = {}  # wall time of the last message of each sender
         self._mode = 0
         self._rivals = ""
-        self._sent: deque[tuple[int, int]] = deque(maxlen=20)  # stamps of the last targets
+        self._sent: deque[bytes] = deque(maxlen=20)  # stamps of the last targets
         self._foreign_s = -_FOREIGN_S  # wall time of the last target that somebody else sent
         self._observer_trouble = ""
         self._observer_inputs = f"{self.get_namespace().strip('/')}/observer: inputs".lstrip("/")
         self._gripper_closed = False
-        self._said: tuple[PoseStamped, Float64, StepMsg] | None = None  # what the last tick published
+        self._said: tuple[bytes, Float64, bytes] | None = None  # what the last tick published
         self._motion: tuple[ResetMotion, int] | None = None
         self._gains: Gains | None = None
         self._gains_pending: Future | None = None
@@ -119,11 +117,11 @@ class ArbiterNode(BaseNode):
         self.create_service(Trigger, "arbiter/recover", self._on_recover)
         if not self.lockstep:  # there the pose is the observation's, and the graph consists of known nodes
             self.create_subscription(PoseStamped, "target_pose", self._on_any_target, qos.reliable(10), raw=True)
-            self.listen(PoseStamped, "current_pose", self._on_pose, qos.sensor())
-        self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
-        self.listen(Episode, "episode", self._on_episode, qos.latched())
+            self.listen(convert.POSE, "current_pose", self._on_pose, qos.sensor())
+        self.listen(convert.OBSERVATION, "observation", self._on_observation, qos.reliable())
+        self.listen(convert.EPISODE, "episode", self._on_episode, qos.latched())
         self.listen(UInt8, "robot_mode", self._on_mode, qos.latched())
-        self.listen(Action, "action", self._on_action, qos.reliable(10))
+        self.listen(convert.ACTION, "action", self._on_action, qos.reliable(10))
         self.listen(TwistStamped, "spacenav/twist_stamped", self._on_twist, qos.reliable(10))
         self.listen(Joy, "spacenav/joy", self._on_joy, qos.reliable(10))
         self.listen(Header, "heartbeat", self._on_heartbeat, qos.reliable(50))
@@ -158,24 +156,24 @@ class ArbiterNode(BaseNode):
 
     # what comes in
 
-    def _on_observation(self, msg: ObservationMsg) -> None:
-        self._observation = convert.observation_from_msg(msg)
+    def _on_observation(self, observation: Observation) -> None:
+        self._observation = observation
         self._heard_s["observation"] = time.monotonic()
         if self.lockstep:
-            self._pose, self._pending_ns = self._observation.tcp_pose, self._observation.stamp_ns
+            self._pose, self._pending_ns = observation.tcp_pose, observation.stamp_ns
             if self._pending_ns == self._ticked_ns and self._said is not None:
                 self._say(*self._said)  # asked again: something of it was lost
-        self._arrived("observation", self._observation.stamp_ns)
+        self._arrived("observation", observation.stamp_ns)
 
-    def _on_episode(self, msg: Episode) -> None:
-        self._episode = convert.episode_from_msg(msg)
-        self._request_gains(self._episode.phase)
-        self._arrived("episode", self._episode.stamp_ns)
+    def _on_episode(self, episode: EpisodeStatus) -> None:
+        self._episode = episode
+        self._request_gains(episode.phase)
+        self._arrived("episode", episode.stamp_ns)
 
-    def _on_pose(self, msg: PoseStamped) -> None:
-        if msg.header.frame_id != self.robot.base_frame:
-            raise ValueError(f"current_pose: frame_id is {msg.header.frame_id!r}, must be {self.robot.base_frame!r}")
-        self._pose = convert.pose_from_msg(msg.pose, "current_pose")
+    def _on_pose(self, pose: Stamped[Pose]) -> None:
+        if pose.frame_id != self.robot.base_frame:
+            raise ValueError(f"current_pose: frame_id is {pose.frame_id!r}, must be {self.robot.base_frame!r}")
+        self._pose = pose.value
         self._heard_s["arm"] = time.monotonic()
 
     def _on_mode(self, msg: UInt8) -> None:
@@ -184,8 +182,7 @@ class ArbiterNode(BaseNode):
         if recovered:
             self._door.forget_target()  # the arm may have been pushed away: the next target starts from where it is
 
-    def _on_action(self, msg: Action) -> None:
-        chunk = convert.chunk_from_msg(msg)
+    def _on_action(self, chunk: ActionChunk) -> None:
         refusal = self._door.offer(chunk)
         name = f"policy {chunk.policy_id}" if is_policy_id(chunk.policy_id) else "policy without a proper id"
         self.report(name, WARN if refusal else OK, refusal)
@@ -218,8 +215,8 @@ class ArbiterNode(BaseNode):
                 self._observer_trouble = status.message if status.level == DiagnosticStatus.ERROR else ""
 
     def _on_any_target(self, raw: bytes) -> None:
-        """A target that this node did not send. Raw: 4 bytes of encapsulation, then the stamp (s, ns)."""
-        if self.active and struct.unpack_from("<iI", raw, 4) not in self._sent:
+        """A target that this node did not send."""
+        if self.active and _stamp(raw) not in self._sent:
             self._foreign_s = time.monotonic()
             self._look_for_rivals()
 
@@ -280,16 +277,16 @@ class ArbiterNode(BaseNode):
         self.report("arm", ERROR if step.reason else OK, step.reason, source=step.source.name.lower())
 
     def _publish(self, step: Step) -> None:
-        target = convert.stamped_pose_to_msg(step.target, step.stamp_ns, self.robot.base_frame)
-        self._sent.append((target.header.stamp.sec, target.header.stamp.nanosec))
+        target = convert.POSE.pack(step.target, step.stamp_ns, self.robot.base_frame)
+        self._sent.append(_stamp(target))
         gripper = Float64(data=0.0 if step.executed.gripper_closed else 1.0)
         if self._said is None or self._said[1] != gripper:
             self._gripper.publish(gripper)
-        self._said = target, gripper, convert.step_to_msg(step, self.robot.base_frame)
+        self._said = target, gripper, convert.STEP.pack(step, self.robot.base_frame)
         self._target.publish(target)
         self._step.publish(self._said[2])
 
-    def _say(self, target: PoseStamped, gripper: Float64, step: StepMsg) -> None:
+    def _say(self, target: bytes, gripper: Float64, step: bytes) -> None:
         self._gripper.publish(gripper)
         self._target.publish(target)
         self._step.publish(step)
@@ -408,6 +405,11 @@ class ArbiterNode(BaseNode):
         except Exception as error:
             failure = str(error)
         self.report("recover", ERROR if failure else OK, failure)
+
+
+def _stamp(raw: bytes) -> bytes:
+    """Of a stamped message: seconds and nanoseconds, which follow 4 bytes of encapsulation."""
+    return raw[4:12]
 
 
 def _distance_m(a: Pose, b: Pose) -> float:

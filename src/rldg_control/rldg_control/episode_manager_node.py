@@ -7,14 +7,12 @@ import sys
 import time
 from functools import partial
 
-from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.client import Client
 from rclpy.task import Future
 from rldg_interfaces.action import RunEpisodes
 from rldg_interfaces.msg import Episode
-from rldg_interfaces.msg import Observation as ObservationMsg
 from rldg_interfaces.srv import LabelEpisode, ResetScene
 from std_msgs.msg import Header
 
@@ -26,6 +24,7 @@ from rldg_core.types import EpisodeStatus, Observation, Phase
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.conversions import Stamped
 from rldg_ros.main import run
 
 _SILENCE_S = 1.0  # of wall time without an observation: reported, and a cancelled run is then ended without one
@@ -80,10 +79,10 @@ class EpisodeManagerNode(BaseNode):
             cancel_callback=self._on_cancel,
         )
         self.listen(Header, "heartbeat", self._on_heartbeat, qos.reliable(50))
-        self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
+        self.listen(convert.OBSERVATION, "observation", self._on_observation, qos.reliable())
         stream = qos.stream(self.lockstep)
         for name in self._judge.awaited:
-            self.listen(PoseStamped, f"{name}_pose", partial(self._on_truth, name), stream)
+            self.listen(convert.POSE, f"{name}_pose", partial(self._on_truth, name), stream)
 
     def on_stop(self) -> None:
         self._flow.end_run("episode manager was deactivated")
@@ -129,23 +128,23 @@ class EpisodeManagerNode(BaseNode):
 
     # the stream
 
-    def _on_observation(self, msg: ObservationMsg) -> None:
-        self._observation = convert.observation_from_msg(msg)
+    def _on_observation(self, observation: Observation) -> None:
+        self._observation = observation
         self._heard_s = time.monotonic()
         self.report("observation", OK)
-        self._rendezvous.arrive("observation", self._observation.stamp_ns)
+        self._rendezvous.arrive("observation", observation.stamp_ns)
         self._judge_if_complete()
 
     def _on_heartbeat(self, msg: Header) -> None:
         if msg.frame_id in _NEEDED:
             self._beats_s[msg.frame_id] = time.monotonic()
 
-    def _on_truth(self, name: str, msg: PoseStamped) -> None:
-        if msg.header.frame_id != self.robot.base_frame:
-            raise ValueError(f"{name}_pose: frame_id is {msg.header.frame_id!r}, must be {self.robot.base_frame!r}")
-        self._truth[name] = convert.pose_from_msg(msg.pose, f"{name}_pose")
+    def _on_truth(self, name: str, pose: Stamped[Pose]) -> None:
+        if pose.frame_id != self.robot.base_frame:
+            raise ValueError(f"{name}_pose: frame_id is {pose.frame_id!r}, must be {self.robot.base_frame!r}")
+        self._truth[name] = pose.value
         if self.lockstep:
-            self._rendezvous.arrive(name, convert.stamp_from_msg(msg.header.stamp))
+            self._rendezvous.arrive(name, pose.stamp_ns)
             self._judge_if_complete()
 
     def _judge_if_complete(self) -> None:
@@ -154,7 +153,7 @@ class EpisodeManagerNode(BaseNode):
             return
         if observation.stamp_ns == self._judged_ns:
             if self.lockstep and self._said is not None and self._said.stamp_ns == self._judged_ns:
-                self._publisher.publish(convert.episode_to_msg(self._said))  # asked again: it was lost
+                self._publisher.publish(convert.EPISODE.pack(self._said))  # asked again: it was lost
             return
         if self.lockstep and not self._rendezvous.complete(observation.stamp_ns):
             return
@@ -165,7 +164,7 @@ class EpisodeManagerNode(BaseNode):
         if status is None:
             return
         self._said = status
-        self._publisher.publish(convert.episode_to_msg(status))
+        self._publisher.publish(convert.EPISODE.pack(status))
         if self._goal is not None:
             self._follow(status)
         self._wake()
@@ -225,7 +224,7 @@ class EpisodeManagerNode(BaseNode):
         response.success = not refusal
         response.message = refusal or f"{status.episode_id if status else ''}: {request.label}"
         if response.success and not running and status is not None:
-            self._publisher.publish(convert.episode_to_msg(status))
+            self._publisher.publish(convert.EPISODE.pack(status))
         self.get_logger().info(f"label {request.label!r} by {request.labeller!r}: {response.message}")
         return response
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 
-from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
-from rldg_interfaces.msg import Episode, Observation, Step
-from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Header
+import numpy as np
+import numpy.typing as npt
+from rldg_interfaces.msg import Observation
 
 from rldg_control.rendezvous import Rendezvous
+from rldg_core.frames import Array, Pose
 from rldg_core.images import square
 from rldg_core.observation import ObservationAssembler
 from rldg_core.task import GripperUse
+from rldg_core.types import EpisodeStatus
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.conversions import Stamped
 from rldg_ros.grid import GridTimer
 from rldg_ros.main import run
 
@@ -38,7 +40,7 @@ class ObserverNode(BaseNode):
     def on_setup(self) -> None:
         self._assembler = ObservationAssembler()
         self._image_ns = self._published_ns = -1
-        self._said: Observation | None = None  # the last observation that was published
+        self._said: bytes | None = None  # the last observation that was published
         self._grid: GridTimer | None = None
         # who answers an observation with something that the next one carries
         fixed = self.task.control.gripper is GripperUse.FIXED
@@ -47,14 +49,14 @@ class ObserverNode(BaseNode):
         self._rendezvous = self._new_rendezvous()
         self._publisher = self.create_publisher(Observation, "observation", qos.reliable())
         stream = qos.stream(self.lockstep)
-        self.listen(PoseStamped, "current_pose", self._on_pose, stream)
-        self.listen(TwistStamped, "current_twist", self._on_twist, stream)
-        self.listen(WrenchStamped, "external_wrench", self._on_wrench, stream)
-        self.listen(JointState, "gripper/joint_states", self._on_gripper, stream)
-        self.listen(Image, "wrist/color/image_raw", self._on_image, stream)
-        self.listen(Episode, "episode", self._on_episode, qos.latched())
+        self.listen(convert.POSE, "current_pose", self._on_pose, stream)
+        self.listen(convert.TWIST, "current_twist", self._on_twist, stream)
+        self.listen(convert.WRENCH, "external_wrench", self._on_wrench, stream)
+        self.listen(convert.GRIPPER, "gripper/joint_states", self._on_gripper, stream)
+        self.listen(convert.IMAGE, "wrist/color/image_raw", self._on_image, stream)
+        self.listen(convert.EPISODE, "episode", self._on_episode, qos.latched())
         if not fixed:
-            self.listen(Step, "step", self._on_step, qos.reliable(10))
+            self.listen(convert.STEP_GRIPPER, "step", self._on_step, qos.reliable(10))
 
     def on_start(self) -> None:
         if not self.lockstep:
@@ -79,40 +81,35 @@ class ObserverNode(BaseNode):
 
     # streams
 
-    def _on_pose(self, msg: PoseStamped) -> None:
-        _require_frame("current_pose", msg.header, self.robot.base_frame)
-        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
-        self._assembler.add_pose(stamp_ns, convert.pose_from_msg(msg.pose, "current_pose"))
-        self._arrived("current_pose", stamp_ns)
+    def _on_pose(self, pose: Stamped[Pose]) -> None:
+        _require_frame("current_pose", pose.frame_id, self.robot.base_frame)
+        self._assembler.add_pose(pose.stamp_ns, pose.value)
+        self._arrived("current_pose", pose.stamp_ns)
 
-    def _on_twist(self, msg: TwistStamped) -> None:
-        _require_frame("current_twist", msg.header, self.robot.tcp_frame)
-        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
-        self._assembler.add_twist(stamp_ns, convert.twist_from_msg(msg.twist, "current_twist"))
-        self._arrived("current_twist", stamp_ns)
+    def _on_twist(self, twist: Stamped[Array]) -> None:
+        _require_frame("current_twist", twist.frame_id, self.robot.tcp_frame)
+        self._assembler.add_twist(twist.stamp_ns, twist.value)
+        self._arrived("current_twist", twist.stamp_ns)
 
-    def _on_wrench(self, msg: WrenchStamped) -> None:
-        _require_frame("external_wrench", msg.header, self.robot.tcp_frame)
-        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
-        self._assembler.add_wrench(stamp_ns, convert.wrench_from_msg(msg.wrench, "external_wrench"))
-        self._arrived("external_wrench", stamp_ns)
+    def _on_wrench(self, wrench: Stamped[Array]) -> None:
+        _require_frame("external_wrench", wrench.frame_id, self.robot.tcp_frame)
+        self._assembler.add_wrench(wrench.stamp_ns, wrench.value)
+        self._arrived("external_wrench", wrench.stamp_ns)
 
-    def _on_gripper(self, msg: JointState) -> None:
+    def _on_gripper(self, fingers: Stamped[list[float]]) -> None:
         # one entry is the opening itself; two are the fingers of franka_gripper, each half of it
-        width_m = sum(msg.position) if len(msg.position) in (1, 2) else float("nan")
+        width_m = sum(fingers.value) if len(fingers.value) in (1, 2) else float("nan")
         if not 0.0 <= width_m + 0.01 <= self.robot.gripper_max_width_m + 0.02:
             raise ValueError(
                 f"gripper/joint_states: position gives {width_m}, must be the opening in m or that of two fingers, "
                 f"0 to {self.robot.gripper_max_width_m}"
             )
-        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
-        self._assembler.add_gripper(stamp_ns, width_m)
-        self._arrived("gripper/joint_states", stamp_ns)
+        self._assembler.add_gripper(fingers.stamp_ns, width_m)
+        self._arrived("gripper/joint_states", fingers.stamp_ns)
 
-    def _on_image(self, msg: Image) -> None:
-        stamp_ns = convert.stamp_from_msg(msg.header.stamp)
-        image = square(convert.image_from_msg(msg, "wrist/color/image_raw"), self.task.camera.image_size_px)
-        self._assembler.add_image(stamp_ns, image)
+    def _on_image(self, picture: Stamped[npt.NDArray[np.uint8]]) -> None:
+        stamp_ns = picture.stamp_ns
+        self._assembler.add_image(stamp_ns, square(picture.value, self.task.camera.image_size_px))
         if stamp_ns < self._published_ns - _CLOCK_RESET_NS:
             self._published_ns, self._rendezvous = -1, self._new_rendezvous()
         self._image_ns = stamp_ns
@@ -120,14 +117,14 @@ class ObserverNode(BaseNode):
             self._publisher.publish(self._said)  # asked again: it was lost
         self._arrived("wrist/color/image_raw", stamp_ns)
 
-    def _on_episode(self, msg: Episode) -> None:
-        episode = convert.episode_from_msg(msg)
+    def _on_episode(self, episode: EpisodeStatus) -> None:
         self._assembler.set_episode(episode)
         self._arrived("episode", episode.stamp_ns)
 
-    def _on_step(self, msg: Step) -> None:
-        self._assembler.set_gripper_command(msg.executed_gripper_closed)
-        self._arrived("step", convert.stamp_from_msg(msg.header.stamp))
+    def _on_step(self, step: tuple[int, bool]) -> None:
+        stamp_ns, gripper_closed = step
+        self._assembler.set_gripper_command(gripper_closed)
+        self._arrived("step", stamp_ns)
 
     # assembly
 
@@ -164,7 +161,7 @@ class ObserverNode(BaseNode):
         if faults:
             self.report("inputs", ERROR, "; ".join(faults))
             return
-        self._said = convert.observation_to_msg(observation, self.robot.base_frame, self.robot.camera_frame)
+        self._said = convert.OBSERVATION.pack(observation, self.robot.base_frame, self.robot.camera_frame)
         self._publisher.publish(self._said)
         self.report(
             "inputs",
@@ -175,9 +172,9 @@ class ObserverNode(BaseNode):
         )
 
 
-def _require_frame(topic: str, header: Header, frame_id: str) -> None:
-    if header.frame_id != frame_id:
-        raise ValueError(f"{topic}: frame_id is {header.frame_id!r}, must be {frame_id!r} (robot file)")
+def _require_frame(topic: str, frame_id: str, required: str) -> None:
+    if frame_id != required:
+        raise ValueError(f"{topic}: frame_id is {frame_id!r}, must be {required!r} (robot file)")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -8,7 +8,6 @@ import time
 
 import msgspec
 from rldg_interfaces.msg import Action
-from rldg_interfaces.msg import Observation as ObservationMsg
 from std_msgs.msg import String
 
 from rldg_core.types import ActionChunk, Observation
@@ -59,7 +58,7 @@ class PolicyNode(BaseNode):
         }
         self._card = self.create_publisher(String, "policy_card", qos.latched())
         self._card.publish(String(data=msgspec.yaml.encode(card).decode()))
-        self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
+        self.listen(convert.OBSERVATION, "observation", self._on_observation, qos.reliable())
 
     def on_start(self) -> None:
         self._wake = threading.Condition()
@@ -67,7 +66,7 @@ class PolicyNode(BaseNode):
         self._running = True
         self._answered = self._skipped = 0
         self._trouble = ""
-        self._said: tuple[int, Action] | None = None  # the last answer and what it answers
+        self._said: tuple[int, bytes] | None = None  # the last answer and what it answers
         self._slowest_s = 0.0
         self._worker = threading.Thread(target=self._work, name="policy", daemon=True)
         self._worker.start()
@@ -100,8 +99,7 @@ class PolicyNode(BaseNode):
         )
         self._slowest_s = 0.0
 
-    def _on_observation(self, msg: ObservationMsg) -> None:
-        observation = convert.observation_from_msg(msg)
+    def _on_observation(self, observation: Observation) -> None:
         if self.lockstep and self._said is not None and self._said[0] == observation.stamp_ns:
             self._publisher.publish(self._said[1])  # asked again: the answer was lost
             return
@@ -140,7 +138,7 @@ class PolicyNode(BaseNode):
         if self._running and worker is self._worker:
             self._trouble = ""
             self._answered += 1
-            answer = convert.chunk_to_msg(chunk, self.now_ns())
+            answer = convert.ACTION.pack(chunk, observation.stamp_ns if self.lockstep else self.now_ns())
             self._publisher.publish(answer)
             self._said = observation.stamp_ns, answer
 

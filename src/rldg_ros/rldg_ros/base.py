@@ -14,12 +14,13 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Header
 
 from rldg_core.task import Robot, Task, load_robot, load_task
 from rldg_ros import qos
 from rldg_ros.conversions import header
+from rldg_ros.wire import Codec
 
 _HEARTBEAT_S = 0.1
 _BEATS_PER_REPORT = 10
@@ -111,14 +112,25 @@ class BaseNode(LifecycleNode):
                 descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
         return self.declare_parameter(name, default, descriptor).value
 
-    def listen(self, kind: type[_M], topic: str, handler: Callable[[_M], None], profile: QoSProfile) -> None:
-        """Subscribe while active. A ``ValueError`` of the handler drops the message and is reported once, by topic."""
+    def listen(
+        self, kind: type[_M] | Codec[Any, _M], topic: str, handler: Callable[[_M], None], profile: QoSProfile
+    ) -> None:
+        """Subscribe while active. A ``ValueError`` of the handler drops the message and is reported once, by topic.
 
-        def on_message(message: _M) -> None:
+        Given a codec, the handler gets what the codec unpacks.
+
+        In lockstep nothing is acknowledged, latched topics excepted: each acknowledgement wakes both sides once more,
+        and a cycle that stands still is said again anyway.
+        """
+
+        codec = kind if isinstance(kind, Codec) else None
+        message_class: type[Any] = kind.kind if isinstance(kind, Codec) else kind
+
+        def on_message(message: Any) -> None:
             if not self.active:
                 return
             try:
-                handler(message)
+                handler(message if codec is None else codec.unpack(message))
             except ValueError as error:
                 self._bad_topics.add(topic)
                 self.report(f"topic {topic}", ERROR, str(error))
@@ -127,7 +139,9 @@ class BaseNode(LifecycleNode):
                     self._bad_topics.discard(topic)
                     self.report(f"topic {topic}", OK)
 
-        self.create_subscription(kind, topic, on_message, profile)
+        if self.lockstep and profile.durability is DurabilityPolicy.VOLATILE:
+            profile = qos.sensor(profile.depth)
+        self.create_subscription(message_class, topic, on_message, profile, raw=codec is not None)
 
     def report(self, check: str, level: bytes, message: str = "", **values: object) -> None:
         """Set the state of a named check; a change of level is logged and published at once."""

@@ -36,5 +36,5 @@ def latched() -> QoSProfile:
 
 
 def stream(lockstep: bool, depth: int = 10) -> QoSProfile:
-    """Subscription to a measured stream: newest only in real time, nothing lost in lockstep."""
-    return reliable(depth) if lockstep else sensor()
+    """Subscription to a measured stream: newest only in real time, all in lockstep."""
+    return sensor(depth if lockstep else 1)

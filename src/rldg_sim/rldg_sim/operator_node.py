@@ -7,9 +7,7 @@ dead zone and dead-man rule as a person. Each episode it is somebody else: its s
 from __future__ import annotations
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped, TwistStamped
-from rldg_interfaces.msg import Episode
-from rldg_interfaces.msg import Observation as ObservationMsg
+from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import Joy
 
 from rldg_core.frames import Pose
@@ -17,14 +15,7 @@ from rldg_core.task import Subject
 from rldg_core.types import EpisodeStatus, Observation, Phase
 from rldg_ros import qos
 from rldg_ros.base import BaseNode
-from rldg_ros.conversions import (
-    episode_from_msg,
-    header,
-    observation_from_msg,
-    pose_from_msg,
-    stamp_from_msg,
-    twist_to_msg,
-)
+from rldg_ros.conversions import EPISODE, OBSERVATION, POSE, Stamped, header, twist_to_msg
 from rldg_ros.main import run
 from rldg_sim.operator import OperatorCommand, ScriptedOperator
 
@@ -42,29 +33,28 @@ class OperatorNode(BaseNode):
     def on_setup(self) -> None:
         self._operator: ScriptedOperator | None = None
         self._episode = EpisodeStatus(stamp_ns=0)
-        self._fixture: tuple[int, Pose] | None = None
-        self._object: tuple[int, Pose] | None = None
+        self._fixture: Stamped[Pose] | None = None
+        self._object: Stamped[Pose] | None = None
         self._waiting: Observation | None = None
         self._answered_ns = -1
         self._answer_given: tuple[TwistStamped, Joy] | None = None
         self._twist_out = self.create_publisher(TwistStamped, "spacenav/twist_stamped", qos.reliable(10))
         self._joy_out = self.create_publisher(Joy, "spacenav/joy", qos.reliable(10))
-        self.listen(PoseStamped, "fixture_pose", self._on_fixture, qos.reliable(10))
+        self.listen(POSE, "fixture_pose", self._on_fixture, qos.reliable(10))
         if self.task.object is not None or self.task.success.subject is Subject.OBJECT:
-            self.listen(PoseStamped, "object_pose", self._on_object, qos.reliable(10))
-        self.listen(Episode, "episode", self._on_episode, qos.latched())
-        self.listen(ObservationMsg, "observation", self._on_observation, qos.reliable())
+            self.listen(POSE, "object_pose", self._on_object, qos.reliable(10))
+        self.listen(EPISODE, "episode", self._on_episode, qos.latched())
+        self.listen(OBSERVATION, "observation", self._on_observation, qos.reliable())
 
-    def _on_fixture(self, msg: PoseStamped) -> None:
-        self._fixture = (stamp_from_msg(msg.header.stamp), pose_from_msg(msg.pose, "fixture_pose"))
+    def _on_fixture(self, fixture: Stamped[Pose]) -> None:
+        self._fixture = fixture
         self._answer()
 
-    def _on_object(self, msg: PoseStamped) -> None:
-        self._object = (stamp_from_msg(msg.header.stamp), pose_from_msg(msg.pose, "object_pose"))
+    def _on_object(self, thing: Stamped[Pose]) -> None:
+        self._object = thing
         self._answer()
 
-    def _on_episode(self, msg: Episode) -> None:
-        status = episode_from_msg(msg)
+    def _on_episode(self, status: EpisodeStatus) -> None:
         if status.phase is Phase.RUNNING and status.episode_id != self._episode.episode_id:
             style_seed = status.seed + int(self.get_parameter("style_seed").value)
             self._operator = ScriptedOperator(self.task, style_seed)
@@ -73,8 +63,8 @@ class OperatorNode(BaseNode):
         self._episode = status if status.phase is Phase.RUNNING else EpisodeStatus(stamp_ns=0)
         self._answer()
 
-    def _on_observation(self, msg: ObservationMsg) -> None:
-        self._waiting = observation_from_msg(msg)
+    def _on_observation(self, observation: Observation) -> None:
+        self._waiting = observation
         self._answer()
 
     def _answer(self) -> None:
@@ -94,8 +84,8 @@ class OperatorNode(BaseNode):
         if in_episode and self._operator is not None and self._fixture and self.get_parameter("drive").value:
             command = self._operator.act(
                 tcp_pose=observation.tcp_pose,
-                fixture_pose=self._fixture[1],
-                object_pose=self._object[1] if self._object else None,
+                fixture_pose=self._fixture.value,
+                object_pose=self._object.value if self._object else None,
                 gripper_width_m=observation.gripper_width_m,
                 wrench=observation.wrench,
             )
@@ -118,7 +108,7 @@ class OperatorNode(BaseNode):
         seen = [self._fixture] if self.task.object is None else [self._fixture, self._object]
         if any(s is None for s in seen):
             return False
-        return not self.lockstep or all(s is not None and s[0] >= observation.stamp_ns for s in seen)
+        return not self.lockstep or all(s is not None and s.stamp_ns >= observation.stamp_ns for s in seen)
 
 
 def main(args: list[str] | None = None) -> int:

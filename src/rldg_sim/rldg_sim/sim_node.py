@@ -15,26 +15,17 @@ import numpy.typing as npt
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
-from rldg_interfaces.msg import Step
 from rldg_interfaces.srv import ResetScene
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float64, UInt8
 
+from rldg_core.frames import Pose
 from rldg_core.task import Gains
+from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
-from rldg_ros.conversions import (
-    header,
-    image_to_msg,
-    pose_from_msg,
-    pose_to_msg,
-    stamp_from_msg,
-    stamp_to_msg,
-    stamped_pose_to_msg,
-    twist_to_msg,
-    wrench_to_msg,
-)
+from rldg_ros.conversions import Stamped
 from rldg_ros.main import run
 
 STATE_PERIOD_S = 0.01  # 100 Hz
@@ -87,8 +78,8 @@ class SimNode(BaseNode):
         self._cell.image("wrist")  # fails here, with its remedy, where nothing can be rendered
 
         self._stamp_ns = FIRST_STAMP_NS
-        self._target: tuple[int, PoseStamped] | None = None
-        self._step: Step | None = None
+        self._target: Stamped[Pose] | None = None
+        self._step: tuple[int, bool] | None = None  # stamp (ns), executed gripper state
         self._gripper_closed: bool | None = None
         self._target_heard = time.monotonic()
         self._ignore_until_ns = 0
@@ -109,10 +100,10 @@ class SimNode(BaseNode):
         self._scene_out = self.create_publisher(Image, "scene/color/image_raw", qos.reliable())
         self._clock_out = self.create_publisher(Clock, "/clock", qos.reliable(10)) if self.lockstep else None
 
-        self.listen(PoseStamped, "target_pose", self._on_target, qos.reliable(2))
+        self.listen(convert.POSE, "target_pose", self._on_target, qos.reliable(2))
         self.listen(Float64, "gripper/command", self._on_gripper, qos.latched())
         if self.lockstep:
-            self.listen(Step, "step", self._on_step, qos.reliable(10))
+            self.listen(convert.STEP_GRIPPER, "step", self._on_step, qos.reliable(10))
         self.create_service(ResetScene, "reset_scene", self._on_reset)
 
     def _refuse_beside_another_arm(self) -> None:
@@ -154,19 +145,17 @@ class SimNode(BaseNode):
 
     # --- what comes in ---------------------------------------------------------------------------------------------
 
-    def _on_target(self, msg: PoseStamped) -> None:
-        if msg.header.frame_id != self.robot.base_frame:
-            raise ValueError(f"frame {msg.header.frame_id!r}, must be {self.robot.base_frame!r}")
-        pose = pose_from_msg(msg.pose, "target_pose")
-        stamp_ns = stamp_from_msg(msg.header.stamp)
+    def _on_target(self, target: Stamped[Pose]) -> None:
+        if target.frame_id != self.robot.base_frame:
+            raise ValueError(f"frame {target.frame_id!r}, must be {self.robot.base_frame!r}")
         if self._rivals:
             return
         self._target_heard = time.monotonic()
         if self.lockstep:
-            self._target = (stamp_ns, msg)
+            self._target = target
             self._advance_if_told()
-        elif stamp_ns >= self._ignore_until_ns:
-            self._cell.set_target(pose)
+        elif target.stamp_ns >= self._ignore_until_ns:
+            self._cell.set_target(target.value)
 
     def _on_gripper(self, msg: Float64) -> None:
         if not 0.0 <= msg.data <= 1.0:
@@ -177,8 +166,8 @@ class SimNode(BaseNode):
         else:
             self._cell.set_gripper(self._gripper_closed)
 
-    def _on_step(self, msg: Step) -> None:
-        self._step = msg
+    def _on_step(self, step: tuple[int, bool]) -> None:
+        self._step = step
         self._advance_if_told()
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
@@ -195,7 +184,7 @@ class SimNode(BaseNode):
             self.task.control.period_s * 1e9
         )
         response.success = True
-        response.start_pose = pose_to_msg(start)
+        response.start_pose = convert.pose_to_msg(start)
         return response
 
     # --- gains -----------------------------------------------------------------------------------------------------
@@ -272,15 +261,12 @@ class SimNode(BaseNode):
 
     def _advance_if_told(self) -> None:
         """One control period, once target, gripper and step of the current stamp are all there."""
-        step, target = self._step, self._target
-        if step is None or stamp_from_msg(step.header.stamp) != self._stamp_ns:
-            return
-        closed = self._gripper_closed
-        if target is None or target[0] != self._stamp_ns or closed is None or closed != step.executed_gripper_closed:
+        target, closed = self._target, self._gripper_closed
+        if target is None or target.stamp_ns != self._stamp_ns or self._step != (self._stamp_ns, closed):
             return
         if self._stamp_ns >= self._ignore_until_ns:
-            self._cell.set_target(pose_from_msg(target[1].pose))
-            self._cell.set_gripper(closed)
+            self._cell.set_target(target.value)
+            self._cell.set_gripper(bool(closed))
         self._cell.advance(self.task.control.period_s)
         self._stamp_ns += round(self.task.control.period_s * 1e9)
         self._publish_everything()
@@ -292,7 +278,8 @@ class SimNode(BaseNode):
         self._publish_state()
         self._publish_image(image)
         self._publish_truth()
-        self._clock_out.publish(Clock(clock=stamp_to_msg(self._stamp_ns)))
+        if self._clock_out.get_subscription_count() > 0:
+            self._clock_out.publish(Clock(clock=convert.stamp_to_msg(self._stamp_ns)))
         self._publish_scene_if_watched()
         self._stepped = time.monotonic()
 
@@ -315,19 +302,16 @@ class SimNode(BaseNode):
     # --- what goes out ---------------------------------------------------------------------------------------------
 
     def _publish_state(self) -> None:
-        state = self._cell.state()
-        base = header(self._stamp_ns, self.robot.base_frame)
-        tcp = header(self._stamp_ns, self.robot.tcp_frame)
-        self._pose_out.publish(PoseStamped(header=base, pose=pose_to_msg(state.tcp_pose)))
-        self._twist_out.publish(TwistStamped(header=tcp, twist=twist_to_msg(state.tcp_twist)))
-        self._wrench_out.publish(WrenchStamped(header=tcp, wrench=wrench_to_msg(state.wrench)))
-        self._fingers_out.publish(
-            JointState(header=tcp, name=["fr3_gripper_width"], position=[float(state.gripper_width_m)])
-        )
+        state, stamp_ns = self._cell.state(), self._stamp_ns
+        base, tcp = self.robot.base_frame, self.robot.tcp_frame
+        self._pose_out.publish(convert.POSE.pack(state.tcp_pose, stamp_ns, base))
+        self._twist_out.publish(convert.TWIST.pack(state.tcp_twist, stamp_ns, tcp))
+        self._wrench_out.publish(convert.WRENCH.pack(state.wrench, stamp_ns, tcp))
+        self._fingers_out.publish(convert.GRIPPER.pack("fr3_gripper_width", state.gripper_width_m, stamp_ns, tcp))
         if self._joints_out.get_subscription_count() > 0:
             self._joints_out.publish(
                 JointState(
-                    header=base,
+                    header=convert.header(stamp_ns, base),
                     name=list(self.robot.joint_names),
                     position=state.joint_position_rad.tolist(),
                     velocity=state.joint_velocity_rad_s.tolist(),
@@ -338,26 +322,26 @@ class SimNode(BaseNode):
     def _publish_truth(self) -> None:
         truth = self._cell.truth()
         frame = self.robot.base_frame
-        self._fixture_out.publish(stamped_pose_to_msg(truth.fixture_pose, self._stamp_ns, frame))
+        self._fixture_out.publish(convert.POSE.pack(truth.fixture_pose, self._stamp_ns, frame))
         if truth.object_pose is not None:
-            self._object_out.publish(stamped_pose_to_msg(truth.object_pose, self._stamp_ns, frame))
+            self._object_out.publish(convert.POSE.pack(truth.object_pose, self._stamp_ns, frame))
 
     def _publish_image(self, image: npt.NDArray[np.uint8]) -> None:
-        self._image_out.publish(image_to_msg(image, self._stamp_ns, self.robot.camera_frame))
+        self._image_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.camera_frame))
         if self._info_out.get_subscription_count() > 0:
             self._info_out.publish(self._camera_info())
 
     def _publish_scene_if_watched(self) -> None:
         if self._scene_out.get_subscription_count() > 0:
             image = self._cell.image("scene")
-            self._scene_out.publish(image_to_msg(image, self._stamp_ns, self.robot.base_frame))
+            self._scene_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.base_frame))
 
     def _camera_info(self) -> CameraInfo:
         """Ideal pinhole of the simulated camera; a square image, so fx = fy."""
         focal_px = self._cell.focal_length_px("wrist", self._size_px)
         centre = self._size_px / 2.0
         return CameraInfo(
-            header=header(self._stamp_ns, self.robot.camera_frame),
+            header=convert.header(self._stamp_ns, self.robot.camera_frame),
             height=self._size_px,
             width=self._size_px,
             distortion_model="plumb_bob",
