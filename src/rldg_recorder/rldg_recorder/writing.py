@@ -204,8 +204,10 @@ class BagThread:
             action()
         except OSError as error:
             self._fail(error.strerror or str(error))
-        except Exception:
-            self._fail(f"fault of the recorder: {traceback.format_exc()}")
+        except Exception as error:
+            *_, place = traceback.extract_tb(error.__traceback__)
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            self._fail(f"fault of the recorder: {type(error).__name__} at {where}: {' '.join(str(error).split())}")
 
     def _take(self) -> None:
         item = self._queue.popleft()
