@@ -4,8 +4,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from rldg_bringup.domain import lease_domain
+
+# how long an example takes says something about the machine, not about the code
+settings.register_profile("rldg", deadline=None)
+settings.load_profile("rldg")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

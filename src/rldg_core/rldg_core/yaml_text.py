@@ -45,7 +45,7 @@ def _check_size(events: Iterable[yaml.Event]) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in opened):
                 raise ValueError(f"*{event.anchor} stands within what it stands for")
-            count += sizes.get(event.anchor, 1)
+            count += sizes.get(event.anchor or "", 1)
         count += 1
         if count > _MAX_VALUES:
             raise ValueError(f"more than {_MAX_VALUES} values")

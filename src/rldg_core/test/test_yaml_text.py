@@ -4,7 +4,6 @@ import pytest
 
 from rldg_core.yaml_text import decode_yaml
 
-
 LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
 
 
