@@ -24,7 +24,7 @@ PROPRIOCEPTION_SCALE = (
 PROPRIOCEPTION_SIZE = len(PROPRIOCEPTION_SCALE) + 1
 _LIMIT = np.array([10.0] * 6 + [3.0] * 12 + [10.0])  # an impact of a millisecond must not be the loudest input
 
-COARSE_M, FINE_M, COARSE_RAD, FINE_RAD = 0.05, 0.004, 0.2, 0.05
+COARSE_M, FINE_M, COARSE_RAD, FINE_RAD = 0.05, 0.002, 0.2, 0.05
 RELATION_SIZE = 12
 
 

@@ -19,6 +19,10 @@ from rldg_core.types import ACTION_SIZE
 from rldg_rl.config import Activation, TrainingConfig
 
 STD_MIN, STD_MAX = 1e-5, 5.0  # HIL-SERL's
+# Q is 0 everywhere until a reward says otherwise. With a random last layer the actor follows values of up to 1 that
+# nothing supports, and which vanish only with gamma: usb_insertion was then not solved once in 2000 steps, against 5
+# times in 20 after 1400.
+UNKNOWING = nn.initializers.zeros
 Params = Any  # a tree of arrays
 
 
@@ -96,8 +100,8 @@ class Actor(nn.Module):
     @nn.compact
     def __call__(self, read: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = MLP(self.config.hidden, self.config.activation)(read)
-        mean = nn.Dense(ACTION_SIZE, kernel_init=nn.initializers.xavier_uniform())(x)
-        log_std = nn.Dense(ACTION_SIZE, kernel_init=nn.initializers.xavier_uniform())(x)
+        mean = nn.Dense(ACTION_SIZE, kernel_init=nn.initializers.normal(0.01))(x)
+        log_std = nn.Dense(ACTION_SIZE, kernel_init=nn.initializers.normal(0.01))(x)
         return mean, jnp.clip(jnp.exp(log_std), STD_MIN, STD_MAX)
 
 
@@ -109,7 +113,7 @@ class Critic(nn.Module):
     @nn.compact
     def __call__(self, read: jax.Array, action: jax.Array) -> jax.Array:
         x = MLP(self.config.hidden, self.config.activation)(jnp.concatenate([read, action], axis=-1))
-        return nn.Dense(1, kernel_init=nn.initializers.xavier_uniform())(x)[..., 0]
+        return nn.Dense(1, kernel_init=UNKNOWING)(x)[..., 0]
 
 
 class GripperCritic(nn.Module):
@@ -120,7 +124,7 @@ class GripperCritic(nn.Module):
     @nn.compact
     def __call__(self, read: jax.Array) -> jax.Array:
         x = MLP(self.config.hidden, self.config.activation)(read)
-        return nn.Dense(2, kernel_init=nn.initializers.xavier_uniform())(x)
+        return nn.Dense(2, kernel_init=UNKNOWING)(x)
 
 
 def ensemble(config: TrainingConfig) -> nn.Module:

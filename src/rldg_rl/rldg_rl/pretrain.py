@@ -193,20 +193,22 @@ def fit(frames: Frames, seed: int, epochs: int, on_epoch: Callable[[int, float],
     """Train on all episodes but each tenth, which tell the error.
 
     Args:
+        frames: of at least two episodes.
         on_epoch: called with the number of epochs done and the mean loss of the last.
     """
     began_s = time.process_time()
     outputs = frames.relations.shape[1]
-    held_out = frames.episode % 10 == 0
+    held_out = frames.episode % 10 == 1  # the first is always among them
     train = np.flatnonzero(~held_out)
+    size = min(_BATCH, len(train))
     rng = np.random.default_rng([seed, 0xF17])
     params = PoseNet(outputs).init(jax.random.key(seed), jnp.zeros((1, VIEW_PX, VIEW_PX, 6), jnp.uint8))
-    steps = epochs * (len(train) // _BATCH)
+    steps = epochs * (len(train) // size)
     opt = _optimizer(steps).init(params)
     for epoch in range(epochs):
         order, losses = rng.permutation(train), []
-        for i in range(0, len(order) - _BATCH + 1, _BATCH):
-            batch = order[i : i + _BATCH]
+        for i in range(0, len(order) - size + 1, size):
+            batch = order[i : i + size]
             params, opt, loss = _fit_step(params, opt, frames.views[batch], frames.relations[batch], outputs, steps)
             losses.append(loss)
         if on_epoch is not None:
