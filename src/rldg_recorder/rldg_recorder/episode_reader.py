@@ -7,6 +7,7 @@ bag where it is missing. Works without ROS: messages are decoded by the schemas 
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -39,8 +40,8 @@ def read_episode(folder: Path) -> Episode:
     """Read the bag of one episode; images stay in the file until they are indexed.
 
     Raises:
-        BagError: the bag is cut off or not one episode: a topic or field is missing, steps are missing or contradict
-            each other, a step names an observation that is not there, a value is not finite, the clock jumped.
+        BagError: the bag is cut off or not one episode: a topic or field is missing, steps are missing, a step names an
+            observation that is not there, a value is not finite, the clock jumped.
     """
     info = read_info(folder)
     if info.state == "recording":
@@ -49,7 +50,7 @@ def read_episode(folder: Path) -> Episode:
         )
     with BagReader(folder) as reader:
         topics = {kind: _only_topic(folder, reader, kind) for kind in (STEP, OBSERVATION)}
-        steps: dict[int, Any] = {}
+        steps: defaultdict[int, dict[int, Any]] = defaultdict(dict)  # by index and stamp
         observations: dict[int, Any] = {}
         try:
             for message in reader.messages(set(topics.values())):
@@ -57,10 +58,11 @@ def read_episode(folder: Path) -> Episode:
                 if decoded.episode_id != info.episode_id:
                     continue
                 if message.topic == topics[STEP]:
-                    _add_step(folder, steps, decoded)
+                    steps[int(decoded.index)].setdefault(_stamp(decoded.header.stamp), decoded)
                 else:  # one that is said again, in lockstep, is the same
                     observations.setdefault(_stamp(decoded.header.stamp), decoded)
-            return _episode(folder, info, [steps[index] for index in sorted(steps)], observations)
+            ticks = [[at[stamp_ns] for stamp_ns in sorted(at)] for _, at in sorted(steps.items())]
+            return _episode(folder, info, ticks, observations)
         except AttributeError as error:
             raise BagError(f"{folder}: {error}: recorded with another version of rldg_interfaces") from None
 
@@ -103,19 +105,16 @@ def _only_topic(folder: Path, reader: BagReader, kind: str) -> str:
     return found[0]
 
 
-def _add_step(folder: Path, steps: dict[int, Any], step: Any) -> None:
-    index = int(step.index)
-    before = steps.setdefault(index, step)
-    if before is not step and _stamp(before.header.stamp) != _stamp(step.header.stamp):
-        raise BagError(f"{folder}: step {index} is there twice, with different stamps: two arbiters were recorded")
-
-
 def _stamp(stamp: Any) -> int:
     return int(stamp.sec) * _NS + int(stamp.nanosec)
 
 
-def _episode(folder: Path, info: EpisodeInfo, steps: list[Any], observations: dict[int, Any]) -> Episode:
-    _check_order(folder, info, steps)
+def _episode(folder: Path, info: EpisodeInfo, ticks: list[list[Any]], observations: dict[int, Any]) -> Episode:
+    """``ticks``: the steps of each index. While an observation is late the arm holds and its index is said again."""
+    steps = [said[0] for said in ticks]
+    # the verdict on an observation may come a tick late
+    ends = [next((step for step in said if step.is_last), said[0]) for said in ticks]
+    _check_order(folder, info, steps, ends)
     answered: list[Any] = []
     for step in steps:
         stamp_ns = _stamp(step.observation_stamp)
@@ -128,6 +127,9 @@ def _episode(folder: Path, info: EpisodeInfo, steps: list[Any], observations: di
     def of_steps(get: Callable[[Any], Any], kind: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
         return np.array([get(step) for step in steps], dtype=kind)
 
+    def of_ends(get: Callable[[Any], Any], kind: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
+        return np.array([get(step) for step in ends], dtype=kind)
+
     def of_observations(get: Callable[[Any], Any], kind: npt.DTypeLike = np.float64) -> npt.NDArray[Any]:
         return np.array([get(observation) for observation in answered], dtype=kind)
 
@@ -137,10 +139,10 @@ def _episode(folder: Path, info: EpisodeInfo, steps: list[Any], observations: di
         images=_Images(folder, [observation.image for observation in answered]),
         stamp_ns=of_steps(lambda m: _stamp(m.header.stamp), np.int64),
         observation_stamp_ns=of_steps(lambda m: _stamp(m.observation_stamp), np.int64),
-        is_last=of_steps(lambda m: m.is_last, np.bool_),
-        reward=of_steps(lambda m: m.reward),
-        terminated=of_steps(lambda m: m.terminated, np.bool_),
-        truncated=of_steps(lambda m: m.truncated, np.bool_),
+        is_last=of_ends(lambda m: m.is_last, np.bool_),
+        reward=of_ends(lambda m: m.reward),
+        terminated=of_ends(lambda m: m.terminated, np.bool_),
+        truncated=of_ends(lambda m: m.truncated, np.bool_),
         source=of_steps(lambda m: m.source, np.uint8),
         policy_id=tuple(step.policy_id for step in steps),
         executed=of_steps(lambda m: m.executed),
@@ -164,7 +166,7 @@ def _episode(folder: Path, info: EpisodeInfo, steps: list[Any], observations: di
     return episode
 
 
-def _check_order(folder: Path, info: EpisodeInfo, steps: list[Any]) -> None:
+def _check_order(folder: Path, info: EpisodeInfo, steps: list[Any], ends: list[Any]) -> None:
     if not steps:
         raise BagError(f"{folder}: holds no step of episode {info.episode_id}")
     missing = sorted(set(range(int(steps[-1].index) + 1)) - {int(step.index) for step in steps})
@@ -172,7 +174,7 @@ def _check_order(folder: Path, info: EpisodeInfo, steps: list[Any]) -> None:
         raise BagError(
             f"{folder}: {len(missing)} of {steps[-1].index + 1} steps are missing, the first is {missing[0]}"
         )
-    closing = [int(step.index) for step in steps if step.is_last]
+    closing = [int(step.index) for step in ends if step.is_last]
     if closing not in ([], [int(steps[-1].index)]):
         raise BagError(f"{folder}: steps {closing} close the episode, only the last one ({steps[-1].index}) may")
     if info.state == "complete" and (not closing or info.steps != len(steps)):

@@ -254,17 +254,18 @@ def _described(folder: Path, bag: BagReader, known: EpisodeInfo | None, found: S
         known = _info_of(folder, bag, verdicts)
         remark = f"{INFO_FILE} was missing: operator, software and lockstep are not known"
         found = msgspec.structs.replace(found, note="; ".join(filter(None, [found.note, remark])))
-    # what is said again in lockstep has the same stamp
-    mine = {_stamp_ns(step): step for step in steps if step.episode_id == known.episode_id}
+    # one index may be said several times, and the first one counts, as for the episode reader
+    said = sorted((step for step in steps if step.episode_id == known.episode_id), key=_stamp_ns, reverse=True)
+    mine = {int(step.index): step for step in said}
     ended = [v for v in verdicts if v.episode_id == known.episode_id and v.phase == Phase.ENDED]
-    complete = any(step.is_last for step in mine.values())
+    complete = any(step.is_last for step in said)
     outcome, reason, labels = known.outcome, known.reason, known.labels
     if ended:
         outcome, reason = Outcome(ended[-1].outcome), ended[-1].reason
         labels = tuple(
             LabelInfo(outcome=Outcome(new.outcome), reason=new.reason, stamp_ns=_stamp_ns(new))
             for old, new in pairwise(ended)
-            if (old.outcome, old.reason) != (new.outcome, new.reason)
+            if old.outcome != new.outcome
         )
     elif known.state == "recording":
         outcome, reason = Outcome.ABORTED, CUT_OFF
@@ -281,10 +282,11 @@ def _described(folder: Path, bag: BagReader, known: EpisodeInfo | None, found: S
         policies=tuple(
             PolicyInfo(policy_id=name, checkpoint_hash=text, steps=drivers.count(name)) for name, text in hashes.items()
         ),
-        duration_s=(max(mine) - min(mine)) * 1e-9 if mine else 0.0,
+        duration_s=(_stamp_ns(mine[max(mine)]) - _stamp_ns(mine[min(mine)])) * 1e-9 if mine else 0.0,
         steps=len(mine),
         human_steps=sum(step.source == Source.HUMAN for step in mine.values()),
-        topics={
+        topics=known.topics
+        | {
             name: msgspec.structs.replace(known.topics.get(name, TopicInfo(type=topic.type)), messages=bag.counts[name])
             for name, topic in bag.topics.items()
         },
