@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rldg_core.frames import Pose
-from rldg_core.task import Task
+from rldg_core.task import Robot, Task
 from rldg_core.types import Observation, Outcome, Source
 from rldg_core.yaml_text import decode_yaml
 
@@ -91,6 +91,7 @@ class EpisodeInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     topics: dict[str, TopicInfo] = {}
     software: dict[str, str] = {}  # rldg, ros, rmw, python
     salvage: SalvageInfo | None = None
+    robot: Robot | None = None  # the whole robot file; None where the recorder was not told
     task: Task  # the whole task file, as it was in force: control rate, action scale, gains, clips, safety
 
 

@@ -260,9 +260,10 @@ class LeRobotWriter:
         _write_json(self._folder / PROVENANCE_FILE, provenance)
         self._write_tasks()
         rate_hz = self._plan.rate_hz
+        robots = {bag.robot for bag in provenance.bags if bag.robot}
         info = {
             "codebase_version": VERSION,
-            "robot_type": None,
+            "robot_type": robots.pop() if len(robots) == 1 else None,
             "total_episodes": len(self._records),
             "total_frames": self._frames,
             "total_tasks": len(self._tasks),
@@ -557,6 +558,7 @@ def _bag_record(folder: str) -> BagRecord:
         scene=info.scene,
         seed=info.seed,
         outcome=info.outcome.name.lower(),
+        robot=info.robot.name if info.robot is not None else "",
         policies=info.policies,
     )
 

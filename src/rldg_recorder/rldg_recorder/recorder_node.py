@@ -76,6 +76,7 @@ class RecorderNode(BaseNode):
         settings = Settings(
             folder=Path(self._bags).expanduser().absolute(),
             task=self.task,
+            robot=self.robot,
             lockstep=self.lockstep,
             operator=self._operator,
             storage=self._storage,

@@ -13,13 +13,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rldg_core.task import load_robot
 from rldg_core.types import ACTION_SIZE
 from rldg_recorder.episode import Episode, Floats
 from rldg_recorder.plan import DatasetError
 
 GROUP = "rldg.policies"
-ROBOT = "fr3"  # a bag does not name its robot; policies ask it for the TCP frame's name
 
 
 def relabelled(
@@ -70,7 +68,9 @@ def _make(policy: str, episode: Episode, parameters: Mapping[str, str]) -> Any:
     if policy not in points:
         raise DatasetError(f"policy {policy!r}: not installed; there are {', '.join(sorted(points)) or 'none'}")
     values = {key: msgspec.yaml.decode(value) for key, value in parameters.items()}
-    return points[policy].load()(episode.info.task, load_robot(ROBOT), policy, values)
+    if episode.info.robot is None:
+        raise DatasetError(f"{episode.folder}: episode.yaml names no robot, which policy {policy!r} must know")
+    return points[policy].load()(episode.info.task, episode.info.robot, policy, values)
 
 
 @contextmanager

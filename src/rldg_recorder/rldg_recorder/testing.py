@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rldg_core.frames import Pose, apply_body_delta
-from rldg_core.task import Task
+from rldg_core.task import Task, load_robot
 from rldg_core.testing import TICK_NS, make_task, tool_down
 from rldg_core.types import Outcome, Source
 from rldg_recorder.episode import BagError, Episode, EpisodeInfo, PolicyInfo, write_info
@@ -32,6 +32,7 @@ def make_info(task: Task | None = None, steps: int = 11, policy: str = "", **cha
         steps=steps,
         human_steps=0 if policy else steps - 1,
         audit="ok",
+        robot=load_robot("fr3"),
         task=task or make_task(),
     )
     return msgspec.structs.replace(info, **changes)

@@ -48,6 +48,7 @@ class BagRecord(msgspec.Struct, frozen=True, kw_only=True):
     scene: str
     seed: int
     outcome: str
+    robot: str = ""
     policies: tuple[PolicyInfo, ...] = ()
 
 

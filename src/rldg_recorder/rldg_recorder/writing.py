@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from rldg_core.task import Task
+from rldg_core.task import Robot, Task
 from rldg_core.types import EpisodeStatus, Outcome, Source
 from rldg_recorder.audit import Auditor, AuditReport, Finding, coded_sequence, write_report
 from rldg_recorder.bag_writer import METADATA_FILE, BagWriter, Rosbag2Writer, Topic, open_writer
@@ -43,6 +43,7 @@ class Settings:
 
     folder: Path
     task: Task
+    robot: Robot | None = None
     lockstep: bool = False
     operator: str = ""
     storage: str = "auto"
@@ -242,6 +243,7 @@ class BagThread:
             began_ns=time.time_ns(),
             topics=item.expected,
             software=dict(settings.software),
+            robot=settings.robot,
             task=settings.task,
         )
         self._bag = _Bag(folder, writer, info, item.overrun)
