@@ -32,7 +32,7 @@ _SEEDS_PER_RUN = 10_000_000
 _DEMOS, _TRAINING, _CHECKS, _CONFIRMATIONS, _FINAL, _FRAMES = (i * 1_000_000 for i in range(6))
 _ATTEMPTS_PER_DEMO = 5
 _CONFIRMED = 0.99  # share of the confirming episodes that have to succeed
-_MODE_EVERY = 3  # one training episode in so many is played alone with the mode: what will be served is also practised
+_MODE_EVERY = 3  # one training episode in so many is played with the mode: what will be served is also practised
 
 
 class TrainingError(RuntimeError):
@@ -241,7 +241,7 @@ class _Run:
             self._encoder,
             partial(self._learner.act, deterministic=by_mode),
             self._scene_seed(_TRAINING, number),
-            person=None if by_mode else self._person,
+            person=self._person,
             episode_id=self._episode_id("online", number),
             learn=self._learn,
         )

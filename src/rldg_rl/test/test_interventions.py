@@ -41,6 +41,12 @@ def test_nobody_helps_once_the_schedule_has_run_out(loop: Loop) -> None:
     assert Source.HUMAN not in sources(loop, ScriptedPerson(TASK, ALWAYS, 0), 10)
 
 
+def test_an_arm_that_is_stuck_is_helped(loop: Loop) -> None:
+    only_when_stuck = Interventions(episode_probability=0.0, decay_episodes=10)
+    seen = sources(loop, ScriptedPerson(TASK, only_when_stuck, 0), 0, ticks=12)
+    assert seen[:9] == [Source.POLICY] * 9 and Source.HUMAN in seen[9:]
+
+
 def test_the_same_seed_helps_at_the_same_ticks(loop: Loop) -> None:
     one, other = (sources(loop, ScriptedPerson(TASK, ALWAYS, 5), 0) for _ in range(2))
     assert one == other != sources(loop, ScriptedPerson(TASK, ALWAYS, 6), 0)
