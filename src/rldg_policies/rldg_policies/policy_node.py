@@ -45,7 +45,7 @@ class PolicyNode(BaseNode):
             raise ValueError(
                 f"parameter policy_parameters: {' '.join(str(error).split())}; must be a YAML mapping"
             ) from None
-        self._policy: Policy = make_policy(self._name, self.task, self.robot, self._policy_id, parameters)
+        self._policy = self.load_policy(self._policy_id, parameters)
         began_s = time.monotonic()
         self._policy.warm_up()
         self.get_logger().info(f"policy {self._policy_id!r} warm after {time.monotonic() - began_s:.1f} s")
@@ -59,6 +59,10 @@ class PolicyNode(BaseNode):
         self._card = self.create_publisher(String, "policy_card", qos.latched())
         self._card.publish(String(data=msgspec.yaml.encode(card).decode()))
         self.listen(convert.OBSERVATION, "observation", self._on_observation, qos.reliable())
+
+    def load_policy(self, policy_id: str, parameters: dict[str, object]) -> Policy:
+        """The policy that the parameters name; a subclass may know of others. Raises ValueError."""
+        return make_policy(self._name, self.task, self.robot, policy_id, parameters)
 
     def on_start(self) -> None:
         self._wake = threading.Condition()

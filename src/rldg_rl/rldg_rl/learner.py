@@ -103,6 +103,11 @@ class Learner:
             self._log.append(Label(episode_id, t, reward, terminated))
         return done
 
+    @property
+    def restorable(self) -> bool:
+        """Whether the folder holds a run that must be restored before anything is added."""
+        return self._foreign
+
     def _refuse_another_run(self) -> None:
         if self._foreign:
             raise CheckpointError(f"{self._folder}: holds the transitions of another run; restore it or name another")
