@@ -9,9 +9,11 @@ import numpy as np
 from rldg_core.frames import Array
 from rldg_core.task import Task
 from rldg_core.teleop import HumanCommand, Teleop
+from rldg_core.types import Observation
 from rldg_rl.config import Interventions
+from rldg_rl.encoders import Surroundings
 from rldg_sim.loop import Tick
-from rldg_sim.operator import ScriptedOperator
+from rldg_sim.operator import OperatorCommand, ScriptedOperator
 
 _STUCK_TICKS, _STUCK_M = 10, 0.002  # an arm that has moved no further in so many ticks is stuck
 
@@ -45,7 +47,17 @@ class ScriptedPerson:
 
     def command(self, tick: Tick) -> HumanCommand | None:
         """What the person asks for at this tick; None: hands off."""
-        seen = tick.observation
+        seen, fresh = tick.observation, self._left == 0
+        asked = self.ask(seen, tick.truth)
+        if asked is None:
+            return None
+        if fresh:  # nothing held over from the last burst: the hand comes to the device anew
+            self._device = Teleop()
+        self._device.update(seen.stamp_ns, asked.twist, [int(asked.close), int(asked.open)])
+        return self._device.command(seen.stamp_ns, seen.tcp_pose, seen.gripper_closed)
+
+    def ask(self, seen: Observation, truth: Surroundings) -> OperatorCommand | None:
+        """What the person does with the device at this observation; None: hands off."""
         if self._left == 0:
             chance = self._willing if self._stuck(seen.tcp_pose.position) else 0.0
             if self._helps:
@@ -55,21 +67,18 @@ class ScriptedPerson:
             self._places.clear()
             shortest, longest = self._schedule.burst_steps
             self._left = int(self._rng.integers(shortest, longest + 1))
-            # nothing held over from the last burst: the hand comes to the device anew
-            self._operator, self._device = ScriptedOperator(self._task, int(self._rng.integers(2**31))), Teleop()
+            self._operator = ScriptedOperator(self._task, int(self._rng.integers(2**31)))
             self._operator.take_over(
-                tcp_pose=seen.tcp_pose, object_pose=tick.truth.object_pose, gripper_closed=seen.gripper_closed
+                tcp_pose=seen.tcp_pose, object_pose=truth.object_pose, gripper_closed=seen.gripper_closed
             )
         self._left -= 1
-        command = self._operator.act(
+        return self._operator.act(
             tcp_pose=seen.tcp_pose,
-            fixture_pose=tick.truth.fixture_pose,
-            object_pose=tick.truth.object_pose,
+            fixture_pose=truth.fixture_pose,
+            object_pose=truth.object_pose,
             gripper_width_m=seen.gripper_width_m,
             wrench=seen.wrench,
         )
-        self._device.update(seen.stamp_ns, command.twist, [int(command.close), int(command.open)])
-        return self._device.command(seen.stamp_ns, seen.tcp_pose, seen.gripper_closed)
 
     def _stuck(self, place: Array) -> bool:
         self._places.append(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,12 +28,26 @@ from rldg_sim.cell import Cell
 from rldg_sim.demonstrate import demonstrate
 from rldg_sim.loop import Loop
 
-# Start states of different purposes never coincide, nor do those of runs with different seeds.
-_SEEDS_PER_RUN = 10_000_000
-_DEMOS, _TRAINING, _CHECKS, _CONFIRMATIONS, _FINAL, _FRAMES = (i * 1_000_000 for i in range(6))
+_SEEDS_PER_RUN, _SEEDS_PER_PURPOSE = 10_000_000, 1_000_000
 _ATTEMPTS_PER_DEMO = 5
 _CONFIRMED = 0.99  # share of the confirming episodes that have to succeed
 _MODE_EVERY = 3  # one training episode in so many is played with the mode: what will be served is also practised
+
+
+class Purpose(enum.IntEnum):
+    """What a start state is for."""
+
+    DEMOS = 0
+    TRAINING = 1
+    CHECKS = 2
+    CONFIRMATIONS = 3
+    FINAL = 4
+    FRAMES = 5
+
+
+def scene_seed(seed: int, purpose: Purpose, number: int) -> int:
+    """Start states of different purposes never coincide, nor do those of runs with different seeds."""
+    return seed * _SEEDS_PER_RUN + purpose * _SEEDS_PER_PURPOSE + number
 
 
 class TrainingError(RuntimeError):
@@ -138,6 +153,50 @@ def run_training(
     return _Run(task, config, run_dir, seed, on_event).run()
 
 
+def make_encoder(task: Task, config: TrainingConfig, seed: int, on_event: OnEvent) -> Encoder:
+    """The encoder that a preset asks for, trained first where it has to be."""
+    unknown = (float("nan"),) * 3
+    if config.encoder == "state":
+        encoder: Encoder = StateEncoder(task)
+        on_event(EncoderReady("state", encoder.feature_dim, unknown, float("nan"), 0.0))
+        return encoder
+    began_s = time.process_time()
+    if config.encoder == "pixels":
+        encoder = PixelsEncoder(config.views, seed)
+        on_event(EncoderReady(encoder.name, encoder.feature_dim, unknown, float("nan"), time.process_time() - began_s))
+        return encoder
+    from rldg_rl import pretrain
+
+    frames = pretrain.collect(task, config.pretrain_frames, scene_seed(seed, Purpose.FRAMES, 0))
+    trained = pretrain.fit(
+        frames, seed, config.pretrain_epochs, lambda n, x: on_event(Pretraining(n, config.pretrain_epochs, x))
+    )
+    encoder = PixelsSimEncoder(trained.params, trained.outputs)
+    cpu_s = time.process_time() - began_s
+    on_event(EncoderReady(encoder.name, encoder.feature_dim, trained.error_m, trained.error_rad, cpu_s))
+    return encoder
+
+
+def make_card(task: Task, encoder: Encoder, seed: int, env_steps: int, evaluation: Evaluation | None) -> Card:
+    """The card of what a run has come to."""
+    control = task.control
+    return Card(
+        name=f"{task.name}-{encoder.name}-{seed}",
+        task=task.name,
+        encoder=encoder.name,
+        encoder_digest=encoder.digest,
+        image_size_px=encoder.image_size_px,
+        rate_hz=control.rate_hz,
+        translation_scale_m=control.translation_scale_m,
+        rotation_scale_rad=control.rotation_scale_rad,
+        setpoint=control.setpoint.value,
+        gripper=control.gripper.value,
+        seed=seed,
+        env_steps=env_steps,
+        evaluation=evaluation,
+    )
+
+
 class _Run:
     def __init__(self, task: Task, config: TrainingConfig, run_dir: Path, seed: int, on_event: OnEvent) -> None:
         from tensorboardX import SummaryWriter
@@ -149,7 +208,7 @@ class _Run:
         self._board = SummaryWriter(str(run_dir / "tensorboard"))
         self._with_gripper = task.control.gripper is GripperUse.BINARY
         self._cell = Cell(task)
-        self._encoder = self._make_encoder()
+        self._encoder = make_encoder(task, config, seed, self._say)
         self._loop = Loop(task, self._cell, with_images=self._encoder.image_size_px > 0)
         self._spec = Spec(self._encoder.feature_dim, self._with_gripper, self._encoder.grid)
         self._learner = Learner(config, self._spec, seed, run_dir / "learner")
@@ -157,9 +216,6 @@ class _Run:
         self._env_steps = self._episodes = self._helped = 0
         self._best: tuple[float, float] = (-1.0, 0.0)  # successes a trial, and minus their length
         self._kept: tuple[Weights, int] | None = None
-
-    def _scene_seed(self, purpose: int, number: int) -> int:
-        return self._seed * _SEEDS_PER_RUN + purpose + number
 
     def run(self) -> Result:
         try:
@@ -172,32 +228,6 @@ class _Run:
 
     # --- encoder and demonstrations --------------------------------------------------------------------------------
 
-    def _make_encoder(self) -> Encoder:
-        unknown = (float("nan"),) * 3
-        if self._config.encoder == "state":
-            encoder: Encoder = StateEncoder(self._task)
-            self._say(EncoderReady("state", encoder.feature_dim, unknown, float("nan"), 0.0))
-            return encoder
-        began_s, config = time.process_time(), self._config
-        if config.encoder == "pixels":
-            encoder = PixelsEncoder(config.views, self._seed)
-            cpu_s = time.process_time() - began_s
-            self._say(EncoderReady(encoder.name, encoder.feature_dim, unknown, float("nan"), cpu_s))
-            return encoder
-        from rldg_rl import pretrain
-
-        frames = pretrain.collect(self._task, config.pretrain_frames, self._scene_seed(_FRAMES, 0))
-        trained = pretrain.fit(
-            frames,
-            self._seed,
-            config.pretrain_epochs,
-            lambda n, x: self._say(Pretraining(n, config.pretrain_epochs, x)),
-        )
-        encoder = PixelsSimEncoder(trained.params, trained.outputs)
-        cpu_s = time.process_time() - began_s
-        self._say(EncoderReady(encoder.name, encoder.feature_dim, trained.error_m, trained.error_rad, cpu_s))
-        return encoder
-
     def _demonstrate(self) -> float:
         """Successful demonstrations into the replay; their mean length."""
         kept = transitions = attempts = 0
@@ -207,7 +237,7 @@ class _Run:
                     f"task {self._task.name}: the scripted operator succeeded in {kept} of {attempts} attempts; "
                     "check the task file's goal and tolerances"
                 )
-            ticks, steps = demonstrate(self._loop, self._scene_seed(_DEMOS, attempts))
+            ticks, steps = demonstrate(self._loop, scene_seed(self._seed, Purpose.DEMOS, attempts))
             attempts += 1
             if ticks[-1].status.outcome is Outcome.SUCCESS:
                 name = self._episode_id("demo", kept)
@@ -240,7 +270,7 @@ class _Run:
             self._loop,
             self._encoder,
             partial(self._learner.act, deterministic=by_mode),
-            self._scene_seed(_TRAINING, number),
+            scene_seed(self._seed, Purpose.TRAINING, number),
             person=self._person,
             episode_id=self._episode_id("online", number),
             learn=self._learn,
@@ -271,10 +301,17 @@ class _Run:
         """
         config, weights = self._config, self._learner.weights()
         number = self._env_steps // config.evaluate_every_steps
-        found = self._evaluate("check", weights, _CHECKS + number * 1000, config.evaluation_episodes)
+        found = self._evaluate(
+            "check", weights, scene_seed(self._seed, Purpose.CHECKS, number * 1000), config.evaluation_episodes
+        )
         confirmed = False
         if found.successes >= min(config.stop_successes, found.trials):
-            found = self._evaluate("confirmation", weights, _CONFIRMATIONS + number * 1000, config.final_trials)
+            found = self._evaluate(
+                "confirmation",
+                weights,
+                scene_seed(self._seed, Purpose.CONFIRMATIONS, number * 1000),
+                config.final_trials,
+            )
             confirmed = found.successes >= _CONFIRMED * found.trials
         standing = found.successes / found.trials, -found.mean_steps
         if confirmed or self._kept is None or standing > self._best:
@@ -284,7 +321,7 @@ class _Run:
 
     def _evaluate(self, purpose: str, weights: Weights, first: int, trials: int) -> Evaluation:
         choose: Choose = Specialist(weights, self._config, self._spec, self._encoder).choose
-        played = [play(self._loop, self._encoder, choose, self._scene_seed(first, number)) for number in range(trials)]
+        played = [play(self._loop, self._encoder, choose, first + number) for number in range(trials)]
         lengths = [episode.steps for episode in played if episode.success]
         mean = float(np.mean(lengths)) if lengths else float("nan")
         evaluation = Evaluation(successes=len(lengths), trials=trials, mean_steps=mean)
@@ -299,7 +336,7 @@ class _Run:
             self._check()
         assert self._kept is not None
         weights, env_steps = self._kept
-        final = self._evaluate("final", weights, _FINAL, self._config.final_trials)
+        final = self._evaluate("final", weights, scene_seed(self._seed, Purpose.FINAL, 0), self._config.final_trials)
         folder = self._save(final)
         result = Result(
             task=self._task.name,
@@ -325,22 +362,7 @@ class _Run:
         """Write the policy that is kept as a checkpoint folder."""
         assert self._kept is not None
         weights, env_steps = self._kept
-        control = self._task.control
-        card = Card(
-            name=f"{self._task.name}-{self._encoder.name}-{self._seed}",
-            task=self._task.name,
-            encoder=self._encoder.name,
-            encoder_digest=self._encoder.digest,
-            image_size_px=self._encoder.image_size_px,
-            rate_hz=control.rate_hz,
-            translation_scale_m=control.translation_scale_m,
-            rotation_scale_rad=control.rotation_scale_rad,
-            setpoint=control.setpoint.value,
-            gripper=control.gripper.value,
-            seed=self._seed,
-            env_steps=env_steps,
-            evaluation=evaluation,
-        )
+        card = make_card(self._task, self._encoder, self._seed, env_steps, evaluation)
         folder = self._run_dir / "checkpoints" / card.name
         folder.parent.mkdir(exist_ok=True)
         return save_specialist(folder, card, weights, self._config, self._spec, self._encoder)
