@@ -6,6 +6,8 @@ dead zone and dead-man rule as a person. Each episode it is somebody else: its s
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import Joy
@@ -22,11 +24,18 @@ from rldg_sim.operator import OperatorCommand, ScriptedOperator
 HANDS_OFF = OperatorCommand(twist=np.zeros(6), close=False, open=False)
 
 
+class Surroundings(NamedTuple):
+    """What a person sees on the table, base frame."""
+
+    fixture_pose: Pose
+    object_pose: Pose | None
+
+
 class OperatorNode(BaseNode):
     """Demonstrates every episode, or keeps its hands off."""
 
-    def __init__(self) -> None:
-        super().__init__("scripted_operator")
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__("scripted_operator", **kwargs)
         self.declare("drive", True, "Drive in every episode; false keeps the hands off the device.", read_only=False)
         self.declare("style_seed", 0, "Added to the episode's seed to draw the style.", low=0, high=2**31 - 1)
 
@@ -81,19 +90,26 @@ class OperatorNode(BaseNode):
             return
         self._waiting, self._answered_ns = None, observation.stamp_ns
         command = HANDS_OFF
-        if in_episode and self._operator is not None and self._fixture and self.get_parameter("drive").value:
-            command = self._operator.act(
-                tcp_pose=observation.tcp_pose,
-                fixture_pose=self._fixture.value,
-                object_pose=self._object.value if self._object else None,
-                gripper_width_m=observation.gripper_width_m,
-                wrench=observation.wrench,
-            )
+        if in_episode and self._fixture and self.get_parameter("drive").value:
+            truth = Surroundings(self._fixture.value, self._object.value if self._object else None)
+            command = self.choose(observation, truth)
         stamped = header(observation.stamp_ns if self.lockstep else self.now_ns())
         buttons = [int(command.close), int(command.open)]
         self._publish(
             TwistStamped(header=stamped, twist=twist_to_msg(command.twist)),
             Joy(header=stamped, axes=command.twist.tolist(), buttons=buttons),
+        )
+
+    def choose(self, observation: Observation, truth: Surroundings) -> OperatorCommand:
+        """What the hands do at an observation of an episode; a subclass may help instead of showing all of it."""
+        if self._operator is None:
+            return HANDS_OFF
+        return self._operator.act(
+            tcp_pose=observation.tcp_pose,
+            fixture_pose=truth.fixture_pose,
+            object_pose=truth.object_pose,
+            gripper_width_m=observation.gripper_width_m,
+            wrench=observation.wrench,
         )
 
     def _publish(self, twist: TwistStamped, joy: Joy) -> None:
