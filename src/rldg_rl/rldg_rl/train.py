@@ -29,8 +29,8 @@ from rldg_sim.demonstrate import demonstrate
 from rldg_sim.loop import Loop
 
 _SEEDS_PER_RUN, _SEEDS_PER_PURPOSE = 10_000_000, 1_000_000
-_ATTEMPTS_PER_DEMO = 5
-_CONFIRMED = 0.99  # share of the confirming episodes that have to succeed
+ATTEMPTS_PER_DEMO = 5
+CONFIRMED = 0.99  # share of the confirming episodes that have to succeed
 _MODE_EVERY = 3  # one training episode in so many is played with the mode: what will be served is also practised
 
 
@@ -232,7 +232,7 @@ class _Run:
         """Successful demonstrations into the replay; their mean length."""
         kept = transitions = attempts = 0
         while kept < self._config.demos:
-            if attempts >= _ATTEMPTS_PER_DEMO * self._config.demos:
+            if attempts >= ATTEMPTS_PER_DEMO * self._config.demos:
                 raise TrainingError(
                     f"task {self._task.name}: the scripted operator succeeded in {kept} of {attempts} attempts; "
                     "check the task file's goal and tolerances"
@@ -312,7 +312,7 @@ class _Run:
                 scene_seed(self._seed, Purpose.CONFIRMATIONS, number * 1000),
                 config.final_trials,
             )
-            confirmed = found.successes >= _CONFIRMED * found.trials
+            confirmed = found.successes >= CONFIRMED * found.trials
         standing = found.successes / found.trials, -found.mean_steps
         if confirmed or self._kept is None or standing > self._best:
             self._best, self._kept = standing, (weights, self._env_steps)

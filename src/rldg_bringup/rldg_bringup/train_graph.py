@@ -1,0 +1,117 @@
+"""The cell in which ``./rldg train --graph`` trains: launched, driven and listened to from outside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from std_msgs.msg import UInt8MultiArray
+
+from rldg_bringup.domain import lease_domain
+from rldg_bringup.launch_runner import Launch
+from rldg_bringup.up import launch_file
+from rldg_core.task import load_task
+from rldg_core.types import Source
+from rldg_ros import qos
+
+if TYPE_CHECKING:
+    from rldg_bringup.episode_runner_node import EpisodeRunner
+    from rldg_rl.rollout import Episode
+    from rldg_rl.train import OnEvent, Result
+
+POLICY, PERSON = "specialist", "scripted_operator"
+READY_TIMEOUT_S = 180.0
+_ANSWER_S = 30.0
+
+
+def train_in_graph(task: str, preset: str, run: Path, seed: int, on_event: OnEvent) -> Result:
+    """Launch ``train.launch.xml`` in lockstep and train until the stop rule is met; a run that is there goes on.
+
+    Raises:
+        EncoderError: the preset looks at what observations do not carry.
+        TrainingError, DivergenceError: see ``rldg_rl.graph.GraphTraining``.
+        RuntimeError, TimeoutError: the cell refused, broke down or did not come up.
+    """
+    from rldg_bringup.episode_runner_node import EpisodeRunner
+    from rldg_rl.config import load_config
+    from rldg_rl.graph import GraphTraining, begin
+
+    run = run.absolute()
+    loaded, config = load_task(task), load_config(preset)
+    begin(loaded, config, run, seed, on_event)
+    lease = lease_domain("train")
+    if lease is not None:
+        os.environ["ROS_DOMAIN_ID"] = str(lease.domain)
+    arguments = {"task": task, "preset": preset, "run": str(run), "seed": str(seed), "lockstep": "true"}
+    try:
+        with Launch(launch_file("train"), arguments, log_dir=run / "log"), EpisodeRunner() as runner:
+            runner.wait_until_ready(READY_TIMEOUT_S)
+            return GraphTraining(loaded, config, run, seed, Cell(runner), on_event).run()
+    finally:
+        if lease is not None:
+            lease.close()
+
+
+class Cell:
+    """A client of the cell; see ``rldg_rl.graph.TrainingCell``."""
+
+    def __init__(self, runner: EpisodeRunner) -> None:
+        self._runner = runner
+        self.metrics: dict[str, float] = {}
+        self.trouble = ""
+        self.weights = b""
+        runner.listen(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.reliable(100))
+        runner.listen(UInt8MultiArray, "learner/weights", self._on_weights, qos.latched())
+
+    def select(self, *, policy: bool) -> None:
+        if policy:
+            self._runner.select_policy_when_fresh(POLICY)
+        else:
+            self._runner.select_policy("")
+
+    def serve(self, folder: Path | None) -> None:
+        self._set(PERSON, "drive", folder is None)
+        self._set(f"policy_{POLICY}", "serve", "" if folder is None else str(folder))
+
+    def play(self, first_seed: int, count: int) -> list[Episode]:
+        from rldg_rl.rollout import Episode
+
+        return [
+            Episode(report.outcome, len(report.steps) - 1, report.sources[Source.HUMAN])
+            for report in self._runner.run_episodes(count, first_seed)
+        ]
+
+    def wait(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
+        self._runner.spin_until(done, timeout_s, what)
+
+    def _set(self, node: str, name: str, value: bool | str) -> None:
+        """Set a parameter of a node. Raises RuntimeError, TimeoutError."""
+        content = (
+            ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=value)
+            if isinstance(value, bool)
+            else ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value)
+        )
+        client = self._runner.node.create_client(SetParameters, f"{node}/set_parameters")
+        try:
+            self._runner.spin_until(client.service_is_ready, _ANSWER_S, node)
+            future = client.call_async(SetParameters.Request(parameters=[Parameter(name=name, value=content)]))
+            self._runner.spin_until(future.done, _ANSWER_S, f"an answer of {node}")
+        finally:
+            self._runner.node.destroy_client(client)
+        answer = future.result()
+        if answer is None or not answer.results[0].successful:
+            raise RuntimeError(f"{node}: {answer.results[0].reason if answer else 'no answer'}")
+
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        for status in msg.status:
+            if status.name.endswith("learner: learning"):
+                self.metrics = {pair.key: float(pair.value) for pair in status.values}
+                self.trouble = status.message if status.level == DiagnosticStatus.ERROR else ""
+
+    def _on_weights(self, msg: UInt8MultiArray) -> None:
+        self.weights = bytes(msg.data)
