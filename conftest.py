@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 from rldg_bringup.domain import lease_domain
+from rldg_bringup.shared_memory import remove_abandoned
 
 # how long an example takes says something about the machine, not about the code
 settings.register_profile("rldg", deadline=None)
@@ -23,6 +24,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
+
+
+def pytest_sessionfinish() -> None:
+    remove_abandoned()  # what nodes that tests have killed leave in shared memory
 
 
 @pytest.fixture(scope="module", autouse=True)

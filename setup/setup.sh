@@ -174,9 +174,11 @@ make_venv() {
 install_packages() {
     rm -f "$venv/.rldg-complete"
     # --no-deps: the lock is complete, and what a distribution brings itself is left out of it on purpose.
-    # Bytecode is compiled now, because nothing does later where PYTHONDONTWRITEBYTECODE is set or .venv is read-only.
     # --system-certs: the certificates that this machine trusts, which behind a proxy are more than the usual ones.
-    VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --system-certs --no-progress --require-hashes --no-deps --compile-bytecode -r "$lock"
+    VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --system-certs --no-progress --require-hashes --no-deps -r "$lock"
+    # Bytecode is compiled now, because nothing does later where PYTHONDONTWRITEBYTECODE is set or .venv is read-only. What
+    # cannot be compiled (templates, or a machine short of memory) only makes for a slower start.
+    "$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python3.*/site-packages || echo 'not everything was compiled'
     if [ "$ros" = wheels ]; then fix_cmake_files; fi
     printf '%s\n%s\n' "$identity" "$venv_sum" >"$state/stamp"
     mv "$state/stamp" "$venv/.rldg-complete"

@@ -23,6 +23,7 @@ setup(
     entry_points={
         "console_scripts": [f"{node} = {name}.{node}:main" for node in nodes],
         "rldg.policies": [f"specialist = {name}.policy:make_specialist"],
+        "rldg.classifiers": [f"image = {name}.classifier:load_sight"],
     },
     extras_require={"test": ["pytest"]},
     zip_safe=False,

@@ -13,6 +13,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "up": ("rldg_bringup.up:main", "launch a task: the cell, its control and a source of actions"),
     "bag": ("rldg_bringup.bag:main", "list, audit, salvage and look at recorded episodes"),
     "dataset": ("rldg_bringup.dataset:main", "build training sets from bags, verify, look at and export them"),
+    "classifier": ("rldg_bringup.classifier:main", "train a classifier of success on recorded episodes"),
     "doctor": ("rldg_bringup.doctor:main", "check this machine and say how to mend what is missing"),
     "test": ("rldg_bringup.check:main", "lint, type check and test everything, or just what the arguments select"),
     "bench": ("rldg_bringup.bench:main", "run a benchmark and print its figures as one JSON object"),

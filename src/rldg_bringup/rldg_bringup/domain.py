@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from rldg_bringup.shared_memory import remove_abandoned
+
 # docs.ros.org, "The ROS_DOMAIN_ID": 0 to 101 keep clear of Linux's ephemeral ports; 0 is everyone's default
 FREE_DOMAINS = range(1, 102)
 _ALL_DOMAINS = range(0, 233)
@@ -43,8 +45,9 @@ def lease_domain(purpose: str, environment: Mapping[str, str] = os.environ, shar
     """Take the domain that ROS_DOMAIN_ID names, or else a free one.
 
     ``purpose`` is told to whoever asks for the same domain. With ``share``, a domain that another launch holds is used
-    beside it, and None is returned. Raises DomainError.
+    beside it, and None is returned. What killed launches have left in shared memory is removed. Raises DomainError.
     """
+    remove_abandoned()
     directory = _lock_directory(environment)
     wanted = environment.get("ROS_DOMAIN_ID", "")
     if wanted:

@@ -18,6 +18,7 @@ from std_msgs.msg import Header
 
 from rldg_control.episode_flow import EpisodeFlow, Run
 from rldg_control.rendezvous import Rendezvous
+from rldg_control.sight import load_sight
 from rldg_core.frames import Pose
 from rldg_core.judge import Judge
 from rldg_core.types import EpisodeStatus, Observation, Phase
@@ -51,10 +52,14 @@ class EpisodeManagerNode(BaseNode):
         self._session_id = self.declare(
             "session_id", "", "Prefix of episode ids; empty for one made of the time of start and four random digits."
         ) or time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime()) + secrets.token_hex(2)
+        self._classifier = self.declare(
+            "classifier", "", "Folder of a reward classifier that must agree to a success; empty: geometry alone."
+        )
         self._server: ActionServer | None = None
 
     def on_setup(self) -> None:
-        self._judge = Judge(self.task, self._session_id)
+        sight = load_sight(self._classifier, self.task) if self._classifier else None
+        self._judge = Judge(self.task, self._session_id, sight)
         self._flow = EpisodeFlow(self.task, self._judge, self._request_reset, arm_is_placed=self._move_arm)
         self._truth: dict[str, Pose] = {}
         self._said: EpisodeStatus | None = None  # the verdict that was published last
@@ -120,9 +125,8 @@ class EpisodeManagerNode(BaseNode):
         status = self._judge.status
         self.report("episode", OK, status.phase.name.lower(), episode_id=status.episode_id, outcome=str(status.outcome))
         unknown = [f"{name}_pose" for name in self._judge.awaited if name not in self._truth]
-        self.report(
-            "truth", WARN if unknown else OK, f"no {', '.join(unknown)}: only labels give success" if unknown else ""
-        )
+        then = "the classifier decides near the task file's poses" if self._classifier else "only labels give success"
+        self.report("truth", WARN if unknown else OK, f"no {', '.join(unknown)}: {then}" if unknown else "")
         if self.lockstep and not self._rendezvous.absent:
             self.report("lockstep", OK)
 

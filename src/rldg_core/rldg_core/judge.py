@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from rldg_core.frames import Pose, body_delta
 from rldg_core.task import GripperState, Subject, Success, Task
 from rldg_core.types import EpisodeStatus, Observation, Outcome, Phase
 
+GOAL_REACHED = "goal reached"  # the reason of a success that the rule alone decided
 LABELS = {"success": Outcome.SUCCESS, "failure": Outcome.FAILURE, "aborted": Outcome.ABORTED}
 
 AT_REST_M_S = 0.02
@@ -39,6 +43,73 @@ def reached(success: Success, subject: Pose, fixture: Pose, gripper_closed: bool
     return float(np.linalg.norm(body_delta(goal, subject)[3:])) <= success.rotation_tolerance_rad
 
 
+@dataclass(frozen=True)
+class Sight:
+    """A classifier of wrist images, as a part of the success rule.
+
+    Attributes:
+        probability: of success, from an image of shape (side, side, 3).
+        threshold: least probability that counts.
+        consecutive_ticks: for how long it must be that probable.
+        widening: the rule's tolerances are multiplied by this: the classifier decides, geometry forbids the absurd.
+    """
+
+    probability: Callable[[npt.NDArray[np.uint8]], float]
+    threshold: float
+    consecutive_ticks: int = 2
+    widening: float = 2.0
+
+
+class SuccessRule:
+    """The task's rule, tick by tick, and with a classifier both of them: for consecutive ticks.
+
+    With a classifier the tolerances are wider and the fixture may be unknown: it is then taken to be where the task
+    file has it, give or take its randomisation. A free object that nobody sees must be in a gripper of the state that
+    the rule names; a rule that names none is then never met.
+    """
+
+    def __init__(self, task: Task, sight: Sight | None = None) -> None:
+        self._rule, self._sight = task.success, sight
+        self._ticks = self._rule.consecutive_ticks
+        self._hits = 0
+        if sight is not None:
+            self._ticks = max(self._ticks, sight.consecutive_ticks)
+            self._rule = _widened(task.success, sight.widening)
+            self._fixture = task.fixture.pose.pose()
+            spread = task.fixture.randomize
+            self._anywhere = _widened(task.success, sight.widening, (*spread.xyz_m, spread.yaw_rad))
+
+    def restart(self) -> None:
+        """A new episode begins."""
+        self._hits = 0
+
+    def update(self, observation: Observation, fixture: Pose | None, free_object: Pose | None) -> tuple[bool, bool]:
+        """Whether the newest observation shows the goal, and whether enough of them in a row did."""
+        hit = self._placed(observation, fixture, free_object)
+        if hit and self._sight is not None:
+            hit = self._sight.probability(observation.image) >= self._sight.threshold
+        self._hits = self._hits + 1 if hit else 0
+        return hit, self._hits >= self._ticks
+
+    def _placed(self, observation: Observation, fixture: Pose | None, free_object: Pose | None) -> bool:
+        subject = observation.tcp_pose if self._rule.subject is Subject.TCP else free_object
+        closed = observation.gripper_closed
+        if fixture is not None and subject is not None:
+            return reached(self._rule, subject, fixture, closed)
+        if self._sight is None:
+            return False
+        if subject is None:
+            return self._rule.gripper is (GripperState.CLOSED if closed else GripperState.OPEN)
+        return reached(self._anywhere, subject, self._fixture, closed)
+
+
+def _widened(rule: Success, factor: float, spread: tuple[float, float, float, float] = (0.0,) * 4) -> Success:
+    """A rule with its tolerances times ``factor`` plus ``spread`` (m, m, m, rad)."""
+    position = [tolerance * factor + more for tolerance, more in zip(rule.position_tolerance_m, spread, strict=False)]
+    rotation_rad = min(rule.rotation_tolerance_rad * factor + spread[3], np.pi)
+    return msgspec.structs.replace(rule, position_tolerance_m=tuple(position), rotation_tolerance_rad=rotation_rad)
+
+
 def at_start(observation: Observation, start: Pose) -> bool:
     """Whether the arm has come to rest at the start pose."""
     offset = body_delta(start, observation.tcp_pose)
@@ -51,13 +122,18 @@ def at_start(observation: Observation, start: Pose) -> bool:
 
 
 class Judge:
-    """Turns observations into verdicts, one per observation."""
+    """Turns observations into verdicts, one per observation.
 
-    def __init__(self, task: Task, session_id: str) -> None:
+    Args:
+        sight: a classifier that must agree to a success; None where geometry alone decides.
+    """
+
+    def __init__(self, task: Task, session_id: str, sight: Sight | None = None) -> None:
         self._task = task
+        self._rule = SuccessRule(task, sight)
+        self._reason = GOAL_REACHED if sight is None else "goal seen"
         self._status = EpisodeStatus(stamp_ns=0, session_id=session_id, task=task.name)
         self._number = 0
-        self._hits = 0
         self._label: tuple[Outcome, str] | None = None
         self._ended: EpisodeStatus | None = None
 
@@ -83,7 +159,8 @@ class Judge:
             TaskError: the task has no such scene.
         """
         self._number += 1
-        self._hits, self._label = 0, None
+        self._rule.restart()
+        self._label = None
         self._status = EpisodeStatus(
             stamp_ns=self._status.stamp_ns,
             session_id=self._status.session_id,
@@ -162,17 +239,12 @@ class Judge:
         return self._status
 
     def _judge_running(self, observation: Observation, fixture: Pose | None, free_object: Pose | None) -> None:
-        rule = self._task.success
-        subject = observation.tcp_pose if rule.subject is Subject.TCP else free_object
-        hit = (
-            fixture is not None and subject is not None and reached(rule, subject, fixture, observation.gripper_closed)
-        )
-        self._hits = self._hits + 1 if hit else 0
+        hit, achieved = self._rule.update(observation, fixture, free_object)
         self._status = replace(self._status, stamp_ns=observation.stamp_ns, index=observation.index)
         if hit and observation.index == 0:
             self._finish(observation.stamp_ns, Outcome.ABORTED, "the goal was reached before the first action")
-        elif self._hits >= rule.consecutive_ticks:
-            self._finish(observation.stamp_ns, Outcome.SUCCESS, "goal reached")
+        elif achieved:
+            self._finish(observation.stamp_ns, Outcome.SUCCESS, self._reason)
         elif observation.index >= self._task.max_steps:
             self._finish(observation.stamp_ns, Outcome.TIMEOUT, f"time limit of {self._task.time_limit_s} s")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rldg_core.frames import Pose
-from rldg_core.judge import Judge, at_start
+from rldg_core.judge import Judge, Sight, at_start
 from rldg_core.task import TaskError
 from rldg_core.testing import TICK_NS, make_observation, make_task, tool_down
 from rldg_core.types import Outcome, Phase
@@ -141,6 +141,75 @@ def test_an_aborted_reset_ends_the_episode(task):
 
 def test_an_observation_of_another_episode_is_not_judged(task):
     assert watch(started(task), 1, tool_down(z=0.1), episode_id="s/0000").phase is Phase.RUNNING
+
+
+def seeing(task, probabilities, **changes):
+    """A running judge whose classifier says one probability after another, and how often it was asked."""
+    asked = []
+    judge = Judge(task, "s", Sight(lambda image: asked.append(image) or probabilities[len(asked) - 1], 0.8, **changes))
+    judge.begin("", seed=3)
+    judge.start(make_observation(0, tool_down(), episode_id=""))
+    return judge, asked
+
+
+def test_a_classifier_must_see_success_on_consecutive_ticks(task):
+    judge, _ = seeing(task, [0.9, 0.7, 0.8, 0.9])
+    for index in (1, 2, 3):
+        assert watch(judge, index, tool_down(z=0.1)).phase is Phase.RUNNING
+    status = watch(judge, 4, tool_down(z=0.1))
+    assert (status.outcome, status.reward, status.reason) == (Outcome.SUCCESS, 1.0, "goal seen")
+
+
+def test_a_certain_classifier_is_not_even_asked_far_from_the_goal(task):
+    judge, asked = seeing(task, [1.0] * 9)
+    for index in range(1, 5):
+        assert watch(judge, index, tool_down(z=0.107)).phase is Phase.RUNNING
+    assert asked == []
+
+
+def test_with_a_classifier_the_tolerances_are_wider(task):
+    pose = tool_down(z=0.105)  # the rule alone allows 3 mm
+    assert watch(started(task), 1, pose).phase is Phase.RUNNING
+    judge, _ = seeing(task, [1.0, 1.0])
+    watch(judge, 1, pose)
+    assert watch(judge, 2, pose).outcome is Outcome.SUCCESS
+
+
+def test_an_interruption_of_the_geometry_starts_the_count_again(task):
+    judge, _ = seeing(task, [1.0] * 3)
+    for index, z_m in ((1, 0.1), (2, 0.2), (3, 0.1)):
+        assert watch(judge, index, tool_down(z=z_m)).phase is Phase.RUNNING
+    assert watch(judge, 4, tool_down(z=0.1)).outcome is Outcome.SUCCESS
+
+
+def test_hits_of_one_episode_do_not_count_for_the_next(task):
+    judge, _ = seeing(task, [1.0] * 2)
+    watch(judge, 1, tool_down(z=0.1))
+    judge.begin("", seed=4)
+    judge.start(make_observation(0, tool_down(), episode_id=""))
+    assert watch(judge, 1, tool_down(z=0.1), episode_id="s/0002").phase is Phase.RUNNING
+
+
+def test_a_probability_that_is_no_number_is_no_success(task):
+    judge, _ = seeing(task, [float("nan")] * 2, consecutive_ticks=1)
+    assert watch(judge, 1, tool_down(z=0.1)).phase is Phase.RUNNING
+
+
+@pytest.mark.parametrize(("spread_m", "outcome"), [(0.0, Outcome.NONE), (0.05, Outcome.SUCCESS)])
+def test_a_fixture_that_nobody_sees_is_where_the_task_file_has_it(spread_m, outcome):
+    placed = {"pose": {"xyz_m": [0.5, 0.0, 0.0]}, "randomize": {"xyz_m": [spread_m, 0.0, 0.0]}}
+    judge, _ = seeing(make_task(fixture=placed), [1.0] * 4, consecutive_ticks=1)
+    assert watch(judge, 1, tool_down(0.54, z=0.1), None).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("gripper", "closed", "outcome"),
+    [("open", False, Outcome.SUCCESS), ("open", True, Outcome.NONE), ("any", False, Outcome.NONE)],
+)
+def test_an_object_that_nobody_sees_needs_the_gripper_of_the_rule(gripper, closed, outcome):
+    rule = {"goal": {"xyz_m": [0, 0, 0.1]}, "position_tolerance_m": [0.01] * 3, "subject": "object", "gripper": gripper}
+    judge, _ = seeing(make_task(success=rule), [1.0], consecutive_ticks=1)
+    assert watch(judge, 1, tool_down(), FIXTURE, gripper_closed=closed).outcome is outcome
 
 
 def test_an_unknown_scene_is_refused(task):

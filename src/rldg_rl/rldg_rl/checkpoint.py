@@ -194,9 +194,10 @@ class TransitionLog:
 def write_tree(path: Path, tree: Params, about: dict[str, Any]) -> None:
     """Write arrays under the names of their places in the tree, and what JSON can say about them; all or nothing."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
+    columns: dict[str, Any] = {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in leaves}
+    columns["about"] = np.frombuffer(json.dumps({"format": FORMAT, **about}).encode(), np.uint8)
     buffer = io.BytesIO()
-    np.savez(buffer, **{"about": np.frombuffer(json.dumps({"format": FORMAT, **about}).encode(), np.uint8)}, **arrays)
+    np.savez(buffer, **columns)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(buffer.getbuffer())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from rldg_core.frames import Array, Pose, body_delta, log_rotation, quaternion_conjugate, quaternion_multiply, rotate
 from rldg_core.images import square
@@ -174,14 +175,20 @@ class PixelsEncoder:
 
     def encode(self, observation: Observation, truth: Surroundings | None = None) -> Features:
         """See :class:`Encoder`; with several views of shape (views, feature_dim)."""
-        images = image_views(square(observation.image, self.image_size_px), self._views, self._rng)
-        looked_at = np.stack([[square(image, 128), image[56:184, 64:192]] for image in images])
+        cells = self.cells(observation.image)
+        felt = np.broadcast_to(scaled_proprioception(observation), (self._views, PROPRIOCEPTION_SIZE))
+        features = np.concatenate([cells, felt], axis=1)
+        return features if self._views > 1 else features[0]
+
+    def cells(self, image: npt.NDArray[np.uint8]) -> Features:
+        """The backbone's output for each view of a square image, shape (views, 80 * 112)."""
+        images = image_views(square(image, self.image_size_px), self._views, self._rng)
+        looked_at = np.stack([[square(view, 128), view[56:184, 64:192]] for view in images])
         maps = np.asarray(self._maps(self._backbone, looked_at.reshape(-1, 128, 128, 3))) / _MAP_SCALE
         maps = maps.reshape(self._views, 2, 8, 8, 112)
         whole = maps[:, 0].reshape(-1, 4, 2, 4, 2, 112).mean(axis=(2, 4)).reshape(self._views, -1)
-        felt = np.broadcast_to(scaled_proprioception(observation), (self._views, PROPRIOCEPTION_SIZE))
-        features = np.concatenate([whole, maps[:, 1].reshape(self._views, -1), felt], axis=1).astype(np.float32)
-        return features if self._views > 1 else features[0]
+        cells: Features = np.concatenate([whole, maps[:, 1].reshape(self._views, -1)], axis=1)
+        return cells.astype(np.float32)
 
     def save(self, folder: Path) -> None:
         """The installed package has the weights; the card has their digest."""

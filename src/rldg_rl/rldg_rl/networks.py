@@ -13,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from rldg_core.types import ACTION_SIZE
 from rldg_rl.config import Activation, TrainingConfig
@@ -45,7 +44,7 @@ class Spec(NamedTuple):
         return ACTION_SIZE + self.gripper
 
     @property
-    def dtype(self) -> npt.DTypeLike:
+    def dtype(self) -> type[np.floating]:
         """How features are stored: outputs of a backbone need no more than half precision."""
         return np.float32 if self.grid is None else np.float16
 
@@ -133,3 +132,8 @@ def ensemble(config: TrainingConfig) -> nn.Module:
         Critic, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=config.critics
     )
     return made(config)
+
+
+def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
+    """What a module returns with these parameters."""
+    return module.apply(params, *inputs)

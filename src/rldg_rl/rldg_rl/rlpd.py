@@ -9,7 +9,7 @@ running out of time bootstraps, and a network that is not updated does not chang
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,13 @@ import optax
 from rldg_core.types import ACTION_SIZE
 from rldg_rl import networks
 from rldg_rl.config import TrainingConfig
-from rldg_rl.networks import Params, Spec
+from rldg_rl.networks import Params, Spec, apply
 
 _LOG_2 = float(np.log(2.0))
 _LOG_SQRT_2_PI = float(0.5 * np.log(2.0 * np.pi))
+
+
+Values = Any  # an array of numpy or jax
 
 
 class Batch(NamedTuple):
@@ -37,12 +40,12 @@ class Batch(NamedTuple):
         toggled: (...), 1 where the action changed the held state of the gripper.
     """
 
-    features: np.ndarray | jax.Array
-    next_features: np.ndarray | jax.Array
-    action: np.ndarray | jax.Array
-    reward: np.ndarray | jax.Array
-    terminated: np.ndarray | jax.Array
-    toggled: np.ndarray | jax.Array
+    features: Values
+    next_features: Values
+    action: Values
+    reward: Values
+    terminated: Values
+    toggled: Values
 
 
 class CriticParams(NamedTuple):
@@ -91,7 +94,7 @@ def make_state(config: TrainingConfig, spec: Spec, seed: int) -> TrainState:
     key, *keys = jax.random.split(jax.random.key(seed), 5)
     features = jnp.zeros((1, spec.features), spec.dtype)
     head = networks.Head(config, spec).init(keys[0], features)
-    read = networks.Head(config, spec).apply(head, features)
+    read = apply(networks.Head(config, spec), head, features)
     critic = CriticParams(
         head, networks.ensemble(config).init(keys[1], read, jnp.zeros((1, ACTION_SIZE), dtype=jnp.float32))
     )
@@ -129,7 +132,7 @@ def target_entropy(config: TrainingConfig) -> float:
 
 def sample(actor: Params, read: jax.Array, key: jax.Array, config: TrainingConfig) -> tuple[jax.Array, jax.Array]:
     """An action a = tanh(u), u ~ N(mean, std), and log pi(a) = log N(u) - sum log(1 - tanh(u)^2) (SAC, appendix C)."""
-    mean, std = networks.Actor(config).apply(actor, read)
+    mean, std = apply(networks.Actor(config), actor, read)
     noise = jax.random.normal(key, mean.shape)
     u = mean + std * noise
     log_normal = -0.5 * noise**2 - jnp.log(std) - _LOG_SQRT_2_PI
@@ -140,7 +143,7 @@ def sample(actor: Params, read: jax.Array, key: jax.Array, config: TrainingConfi
 @partial(jax.jit, static_argnames=("deterministic", "config", "spec"))
 def act(
     params: PolicyParams,
-    features: np.ndarray | jax.Array,
+    features: Values,
     key: jax.Array,
     *,
     deterministic: bool,
@@ -158,14 +161,14 @@ def act(
     Returns:
         (..., spec.action): six numbers in [-1, 1], then, with a gripper, 1 for closed and 0 for open.
     """
-    read = networks.Head(config, spec).apply(params.head, features)
+    read = apply(networks.Head(config, spec), params.head, features)
     if deterministic:
-        action = jnp.tanh(networks.Actor(config).apply(params.actor, read)[0])
+        action = jnp.tanh(apply(networks.Actor(config), params.actor, read)[0])
     else:
         action = sample(params.actor, read, key, config)[0]
     if not spec.gripper:
         return action
-    closed = networks.GripperCritic(config).apply(params.gripper, read).argmax(-1)
+    closed = apply(networks.GripperCritic(config), params.gripper, read).argmax(-1)
     return jnp.concatenate([action, closed[..., None].astype(action.dtype)], axis=-1)
 
 
@@ -222,7 +225,7 @@ def update(
         with_actor: RLPD updates the actor after several critics; where False, actor, temperature and their
             optimisers come back as they were, bit for bit.
     """
-    head, critics = networks.Head(config, spec).apply, networks.ensemble(config).apply
+    head, critics = partial(apply, networks.Head(config, spec)), partial(apply, networks.ensemble(config))
     key, next_key, subset_key, actor_key = jax.random.split(jax.random.wrap_key_data(state.key), 4)
     action = batch.action[:, :ACTION_SIZE]
 
@@ -252,7 +255,7 @@ def update(
 
     # Gripper critic: double DQN on the features that the critics shape
     if spec.gripper:
-        gripper_critic = networks.GripperCritic(config).apply
+        gripper_critic = partial(apply, networks.GripperCritic(config))
         closed = (batch.action[:, ACTION_SIZE] > 0.5).astype(jnp.int32)
         y_gripper = gripper_target(
             batch,

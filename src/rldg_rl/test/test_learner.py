@@ -221,7 +221,8 @@ def test_a_learner_that_is_killed_at_any_moment_loses_no_transition_that_it_took
                 print(transition.episode_id, transition.t, flush=True)
     """
     code = textwrap.dedent(script.format(here=str(Path(__file__).parent), folder=str(tmp_path / "run")))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     taken = [process.stdout.readline().split() for _ in range(57)]
     process.send_signal(signal.SIGKILL)

@@ -3,15 +3,15 @@
 import pytest
 
 from rldg_core.task import TaskError
-from rldg_rl.config import Encoder, load_config, preset_names
+from rldg_rl.config import Encoder, TrainingConfig, load_config, preset_names
 
 
 def test_there_is_a_preset_for_every_encoder() -> None:
     assert {load_config(name).encoder for name in preset_names()} == set(Encoder)
 
 
-def test_presets_have_the_paper_s_numbers_where_it_gives_them() -> None:
-    config = load_config("pixels")
+def test_defaults_are_the_paper_s_numbers_where_it_gives_them() -> None:
+    config = TrainingConfig(encoder=Encoder.PIXELS)
     assert (config.gamma, config.tau, config.learning_rate, config.batch) == (0.97, 0.005, 3e-4, 256)
     assert (config.hidden, config.critics, config.initial_temperature) == ((256, 256), 2, 0.01)
 

@@ -1,5 +1,7 @@
 """The update against numbers worked out by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +41,11 @@ def same(a, b) -> bool:
     )
 
 
+def lived(config: TrainingConfig, spec: Spec) -> rlpd.TrainState:
+    """After one update: values, which start at nothing, are something, and optimisers have momentum."""
+    return update(rlpd.make_state(config, spec, 0), batch(spec, seed=9), config, spec, with_actor=True)[0]
+
+
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 
@@ -60,7 +67,7 @@ def test_a_subset_of_critics_is_drawn_for_the_minimum() -> None:
 
 
 def test_the_gripper_target_lets_the_online_network_choose_and_the_target_network_judge() -> None:
-    values = {
+    values: dict[str, Any] = {
         "reward": np.array([0.0, 0.0, 1.0], np.float32),
         "terminated": np.array([0.0, 0.0, 1.0], np.float32),
         "toggled": np.array([0.0, 1.0, 1.0], np.float32),
@@ -72,7 +79,7 @@ def test_the_gripper_target_lets_the_online_network_choose_and_the_target_networ
 
 
 def test_the_critic_loss_is_the_mean_squared_distance_to_the_target_without_entropy() -> None:
-    state = rlpd.make_state(CONFIG, SPEC, 0)
+    state = lived(CONFIG, SPEC)
     some = batch()
     _, metrics = update(state, some, CONFIG, SPEC, with_actor=False)
     _, next_key, *_ = jax.random.split(jax.random.wrap_key_data(state.key), 4)
@@ -84,7 +91,7 @@ def test_the_critic_loss_is_the_mean_squared_distance_to_the_target_without_entr
 
 
 def test_target_networks_follow_by_tau() -> None:
-    state = rlpd.make_state(CONFIG, SPEC, 0)
+    state = lived(CONFIG, SPEC)
     after, _ = update(state, batch(), CONFIG, SPEC, with_actor=False)
     expected = jax.tree.map(lambda old, new: 0.995 * old + 0.005 * new, state.target_critic, after.critic)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), after.target_critic, expected)
@@ -132,7 +139,7 @@ def test_the_probability_of_an_action_is_that_of_a_squashed_gaussian() -> None:
 
 def test_actions_stay_in_range_and_the_gripper_is_open_or_closed() -> None:
     spec = Spec(features=5, gripper=True)
-    params = rlpd.policy_params(rlpd.make_state(CONFIG, spec, 0))
+    params = rlpd.policy_params(lived(CONFIG, spec))
     features = 100 * np.random.default_rng(0).normal(size=(500, 5)).astype(np.float32)
     actions = rlpd.act(params, features, jax.random.key(0), deterministic=False, config=CONFIG, spec=spec)
     assert actions.shape == (500, 7)
@@ -183,8 +190,7 @@ def test_the_target_entropy_counts_only_continuous_dimensions() -> None:
 
 
 def test_a_critic_update_leaves_actor_and_temperature_as_they_are() -> None:
-    state = rlpd.make_state(CONFIG, SPEC, 0)
-    state, _ = update(state, batch(), CONFIG, SPEC, with_actor=True)  # optimisers with momentum
+    state = lived(CONFIG, SPEC)
     after, _ = update(state, batch(seed=1), CONFIG, SPEC, with_actor=False)
     for name in ("actor", "actor_optimizer", "raw_temperature", "temperature_optimizer"):
         assert same(getattr(state, name), getattr(after, name)), name
@@ -192,7 +198,7 @@ def test_a_critic_update_leaves_actor_and_temperature_as_they_are() -> None:
 
 
 def test_the_actor_has_no_say_in_the_critics() -> None:
-    state = rlpd.make_state(CONFIG, SPEC, 0)
+    state = lived(CONFIG, SPEC)
     alone, _ = update(state, batch(), CONFIG, SPEC, with_actor=False)
     both, _ = update(state, batch(), CONFIG, SPEC, with_actor=True)
     assert same(alone.critic, both.critic)
@@ -204,7 +210,7 @@ GRID = Spec(features=2 * 2 * 6 + 3, gripper=True, grid=(2, 2, 6))
 
 def test_only_the_critic_loss_trains_the_head() -> None:
     config = TrainingConfig(encoder=Encoder.PIXELS, hidden=(16,), bottleneck=8, vector_features=4)
-    state = rlpd.make_state(config, GRID, 0)
+    state = lived(config, GRID)
     some = batch(GRID)
 
     def head_after(used: rlpd.Batch, *, with_actor: bool):
@@ -223,7 +229,7 @@ def test_without_a_gripper_there_is_no_gripper_network() -> None:
 
 def test_the_toggle_penalty_reaches_the_gripper_critic_alone() -> None:
     spec = Spec(features=5, gripper=True)
-    state, some = rlpd.make_state(CONFIG, spec, 0), batch(Spec(features=5, gripper=True))
+    state, some = lived(CONFIG, spec), batch(spec)
     calm, _ = update(state, some._replace(toggled=0 * some.toggled), CONFIG, spec, with_actor=True)
     busy, _ = update(state, some._replace(toggled=0 * some.toggled + 1), CONFIG, spec, with_actor=True)
     assert same((calm.critic, calm.actor), (busy.critic, busy.actor))
@@ -244,9 +250,9 @@ def test_many_updates_equal_single_ones() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), together, state)
 
 
-def test_a_larger_ensemble_starts_with_different_critics() -> None:
+def test_the_critics_of_an_ensemble_differ() -> None:
     config = TrainingConfig(encoder=Encoder.STATE, critics=5, critic_subset=2, hidden=(16, 16))
-    state = rlpd.make_state(config, SPEC, 0)
+    state = lived(config, SPEC)
     q = jax.jit(networks.ensemble(config).apply)(state.critic.ensemble, batch().features, batch().action)
     assert q.shape == (5, 8)
     assert len(np.unique(np.asarray(q)[:, 0])) == 5

@@ -49,7 +49,7 @@ def test_a_run_tells_what_it_does_in_order(tiny_run) -> None:
     demos = next(event for event in events if isinstance(event, DemosReady))
     assert demos.episodes == 2 and demos.transitions > 20
     purposes = [event.purpose for event in events if isinstance(event, Evaluated)]
-    assert purposes == ["check", "final"]
+    assert set(purposes[:-1]) == {"check"} and purposes[-1] == "final"
 
 
 def test_the_learner_keeps_pace_with_the_environment(tiny_run) -> None:

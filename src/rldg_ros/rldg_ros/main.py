@@ -50,6 +50,7 @@ def run(node_factory: Callable[[], BaseNode], args: list[str] | None = None) -> 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     node: BaseNode | None = None
+    executor: Executor | None = None
     code = 0
     try:
         node = node_factory()
@@ -69,6 +70,9 @@ def run(node_factory: Callable[[], BaseNode], args: list[str] | None = None) -> 
     finally:
         if node is not None:
             node.close()
+            # the events executor holds on to its nodes: only without it does DDS say goodbye and free its shared memory
+            if executor is not None:
+                executor.shutdown()
             node.destroy_node()
         rclpy.try_shutdown()
     return code

@@ -78,4 +78,5 @@ class Bench:
     ) -> None:
         for node in list(self.nodes):
             self.remove(node)
+        self.executor.shutdown()  # frees what DDS holds for the nodes
         self.context.try_shutdown()
