@@ -67,9 +67,11 @@ class OperatorNode(BaseNode):
         if status.phase is Phase.RUNNING and status.episode_id != self._episode.episode_id:
             style_seed = status.seed + int(self.get_parameter("style_seed").value)
             self._operator = ScriptedOperator(self.task, style_seed)
-        elif status.phase is not Phase.RUNNING:
+        elif status.phase in (Phase.IDLE, Phase.RESETTING):
             self._operator = None
-        self._episode = status if status.phase is Phase.RUNNING else EpisodeStatus(stamp_ns=0)
+        # the verdict that ends an episode may overtake its last observation, which is to be answered all the same
+        in_episode = status.phase in (Phase.RUNNING, Phase.ENDED)
+        self._episode = status if in_episode else EpisodeStatus(stamp_ns=0)
         self._answer()
 
     def _on_observation(self, observation: Observation) -> None:
