@@ -53,6 +53,7 @@ class EpisodeRunner:
         self._executor = make_executor(self._context)
         self._executor.add_node(self.node)
         self._goals = ActionClient(self.node, RunEpisodes, "episode_manager/run_episodes")
+        self._is_active = self.node.create_client(Trigger, "lifecycle_manager/is_active")
         self._report = EpisodeReport()
         self._ended: list[EpisodeReport] = []
         if follow:
@@ -104,8 +105,7 @@ class EpisodeRunner:
         Raises:
             TimeoutError: they are not; the launch's log says why.
         """
-        client = self.node.create_client(Trigger, "lifecycle_manager/is_active")
-        end = time.monotonic() + timeout_s
+        client, end = self._is_active, time.monotonic() + timeout_s
         self.spin_until(client.service_is_ready, timeout_s, "the lifecycle manager")
         while time.monotonic() < end:
             try:  # an answer can be lost while the two are still discovering each other

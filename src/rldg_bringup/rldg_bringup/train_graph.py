@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.client import Client
 from std_msgs.msg import UInt8MultiArray
 
 from rldg_bringup.domain import lease_domain
@@ -62,6 +63,8 @@ class Cell:
 
     def __init__(self, runner: EpisodeRunner) -> None:
         self._runner = runner
+        self._clients: dict[str, Client] = {}
+        self._served: Path | None = None
         self.metrics: dict[str, float] = {}
         self.trouble = ""
         self.weights = b""
@@ -75,16 +78,21 @@ class Cell:
             self._runner.select_policy("")
 
     def serve(self, folder: Path | None) -> None:
+        self._served = folder
         self._set(PERSON, "drive", folder is None)
         self._set(f"policy_{POLICY}", "serve", "" if folder is None else str(folder))
 
     def play(self, first_seed: int, count: int) -> list[Episode]:
         from rldg_rl.rollout import Episode
 
-        return [
-            Episode(report.outcome, len(report.steps) - 1, report.sources[Source.HUMAN])
-            for report in self._runner.run_episodes(count, first_seed)
-        ]
+        played = []
+        for seed in range(first_seed, first_seed + count):
+            self._runner.wait_until_ready(READY_TIMEOUT_S)  # actor or learner may just be coming back
+            if self._served is not None:
+                self.serve(self._served)  # an actor that came back does not know
+            (report,) = self._runner.run_episodes(1, seed)
+            played.append(Episode(report.outcome, len(report.steps) - 1, report.sources[Source.HUMAN]))
+        return played
 
     def wait(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
         self._runner.spin_until(done, timeout_s, what)
@@ -96,13 +104,13 @@ class Cell:
             if isinstance(value, bool)
             else ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value)
         )
-        client = self._runner.node.create_client(SetParameters, f"{node}/set_parameters")
-        try:
-            self._runner.spin_until(client.service_is_ready, _ANSWER_S, node)
-            future = client.call_async(SetParameters.Request(parameters=[Parameter(name=name, value=content)]))
-            self._runner.spin_until(future.done, _ANSWER_S, f"an answer of {node}")
-        finally:
-            self._runner.node.destroy_client(client)
+        service = f"{node}/set_parameters"
+        if service not in self._clients:
+            self._clients[service] = self._runner.node.create_client(SetParameters, service)
+        client = self._clients[service]
+        self._runner.spin_until(client.service_is_ready, _ANSWER_S, node)
+        future = client.call_async(SetParameters.Request(parameters=[Parameter(name=name, value=content)]))
+        self._runner.spin_until(future.done, _ANSWER_S, f"an answer of {node}")
         answer = future.result()
         if answer is None or not answer.results[0].successful:
             raise RuntimeError(f"{node}: {answer.results[0].reason if answer else 'no answer'}")

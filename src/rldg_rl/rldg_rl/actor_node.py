@@ -38,7 +38,8 @@ class ActorNode(PolicyNode):
 
         self._actor = Actor(self.task, self.robot, policy_id, parameters, self._log_weights)
         self._set_serve(str(self.get_parameter("serve").value))
-        self.listen(UInt8MultiArray, "learner/weights", self._on_weights, qos.latched())
+        # heard before it is activated too: said only once, they must not be missed by an actor that comes back
+        self.create_subscription(UInt8MultiArray, "learner/weights", self._on_weights, qos.latched())
         return self._actor
 
     def _log_weights(self, what: str) -> None:

@@ -14,7 +14,7 @@ from rldg_core.types import Outcome
 from rldg_recorder.episode import EpisodeInfo, read_info
 from rldg_recorder.episode_reader import find_bags
 from rldg_rl import rlpd
-from rldg_rl.broadcast import unpack_weights
+from rldg_rl.broadcast import pack_weights, unpack_weights
 from rldg_rl.checkpoint import Weights, load_weights
 from rldg_rl.config import TrainingConfig
 from rldg_rl.encoders import EncoderError
@@ -40,7 +40,7 @@ from rldg_rl.worker import START
 
 _BEHIND_STEPS = 200  # environment steps that the learner may lag behind before the next episode waits for it
 _CATCH_UP_S = 600.0
-_FIRST_WEIGHTS_S = 60.0
+_FIRST_WORD_S = 60.0
 
 
 class TrainingCell(Protocol):
@@ -138,6 +138,9 @@ class GraphTraining:
             TrainingError: the operator cannot do the task.
             DivergenceError: the learner has stopped, and says why.
         """
+        # what an earlier start has learned
+        self._cell.wait(lambda: bool(self._cell.metrics and self._cell.weights), _FIRST_WORD_S, "word of the learner")
+        self._find_best()
         demo_steps = self.demonstrate()
         stopped = self._train()
         if self._kept is None:
@@ -204,13 +207,12 @@ class GraphTraining:
 
     def _in_time(self) -> bool:
         """In lockstep a cell may be faster than the learner, which then would learn from what an old policy did."""
-        updates = self._cell.metrics.get("updates", 0.0)
-        behind = self._config.utd * self._env_steps - updates
-        return bool(self._cell.trouble) or not updates or behind <= self._config.utd * _BEHIND_STEPS
+        behind = self._config.utd * self._env_steps - self._cell.metrics.get("updates", 0.0)
+        allowed = self._config.utd * max(_BEHIND_STEPS, self._config.warmup_steps)
+        return bool(self._cell.trouble) or behind <= allowed
 
     def _check(self) -> bool:
         """Evaluate the present policy, keep it if it is the best so far; whether the stop rule is met."""
-        self._cell.wait(lambda: bool(self._cell.weights), _FIRST_WEIGHTS_S, "weights of the learner")
         config, weights, env_steps = self._config, self._cell.weights, self._env_steps
         first = 1000 * (env_steps // config.evaluate_every_steps)
         found = self._evaluate("check", weights, Purpose.CHECKS, first, config.evaluation_episodes)
@@ -221,25 +223,40 @@ class GraphTraining:
         standing = found.successes / found.trials, -found.mean_steps
         if confirmed or self._kept is None or standing > self._best:
             self._best, self._kept = standing, (weights, env_steps)
-            self._save(None)
+            self._save(found)
         return confirmed
 
     def _evaluate(self, name: str, weights: bytes, purpose: Purpose, first: int, trials: int) -> Evaluation:
         """Episodes that a checkpoint plays alone. The learner learns from them too."""
-        self._cell.serve(keep(self._task, self._run, self._run / "candidate", weights, self._seed, self._env_steps))
+        env_steps = self._env_steps
+        self._cell.serve(keep(self._task, self._run, self._run / "candidate", weights, self._seed, env_steps))
         played = self._play(purpose, first, trials)
         self._cell.serve(None)
         lengths = [episode.steps for episode in played if episode.success]
         mean = float(np.mean(lengths)) if lengths else float("nan")
         evaluation = Evaluation(successes=len(lengths), trials=trials, mean_steps=mean)
-        self._on_event(Evaluated(name, self._env_steps, evaluation))
+        self._on_event(Evaluated(name, env_steps, evaluation))
         return evaluation
 
-    def _save(self, evaluation: Evaluation | None) -> Path:
+    def _save(self, evaluation: Evaluation) -> Path:
         assert self._kept is not None
         weights, env_steps = self._kept
-        folder = self._run / "checkpoints" / f"{self._task.name}-{self._config.encoder}-{self._seed}"
-        return keep(self._task, self._run, folder, weights, self._seed, env_steps, evaluation)
+        return keep(self._task, self._run, self._folder, weights, self._seed, env_steps, evaluation)
+
+    def _find_best(self) -> None:
+        """What an earlier start of this run has kept is still the best until something else proves better."""
+        if not (self._folder / CARD).is_file():
+            return
+        _, card = load_specialist(self._folder, self._task)
+        weights, config, _ = load_weights(self._folder / WEIGHTS)
+        if card.evaluation is not None:
+            found = card.evaluation
+            self._best = found.successes / found.trials, -found.mean_steps
+            self._kept = pack_weights(weights, config), card.env_steps
+
+    @property
+    def _folder(self) -> Path:
+        return self._run / "checkpoints" / f"{self._task.name}-{self._config.encoder}-{self._seed}"
 
     def _play(self, purpose: Purpose, first: int, count: int) -> list[Episode]:
         played = self._cell.play(scene_seed(self._seed, purpose, first), count)
