@@ -13,6 +13,7 @@ from rldg_core.types import Action, Outcome, Phase, Source, Step
 from rldg_rl.encoders import Encoder, Features
 from rldg_rl.interventions import ScriptedPerson
 from rldg_rl.replay import Transition
+from rldg_rl.transitions import Earned, earned, transition
 from rldg_sim.loop import Loop, Tick
 
 Choose = Callable[[Features], npt.NDArray[np.floating]]
@@ -37,7 +38,7 @@ class Episode:
         return self.outcome is Outcome.SUCCESS
 
 
-def transition(
+def _transition(
     episode_id: str,
     before: Tick,
     step: Step,
@@ -47,23 +48,15 @@ def transition(
     with_gripper: bool,
     demo: bool = False,
 ) -> Transition:
-    """One step of an episode; ``seen`` are the features before and after it. The action is the one executed."""
-    executed, status = step.executed, after.status
-    action = np.append(executed.delta, float(executed.gripper_closed)) if with_gripper else executed.delta
-    ended = status.phase is Phase.ENDED
-    truncated = ended and status.outcome in (Outcome.TIMEOUT, Outcome.ABORTED)
-    return Transition(
-        episode_id=episode_id,
-        t=before.observation.index,
-        features=seen[0],
-        next_features=seen[1],
-        action=action.astype(np.float32),
-        reward=float(status.reward),
-        terminated=ended and not truncated,
-        truncated=truncated,
-        intervention=step.source is Source.HUMAN,
+    ended = after.status.phase is Phase.ENDED
+    return transition(
+        episode_id,
+        step,
+        seen,
+        earned(after.status.outcome) if ended else Earned(0.0, False, False),
+        gripper_was_closed=before.observation.gripper_closed,
+        with_gripper=with_gripper,
         demo=demo,
-        toggled=executed.gripper_closed != before.observation.gripper_closed,
     )
 
 
@@ -97,7 +90,7 @@ def play(
         seen = features, encoder.encode(after.observation, after.truth)
         steps, helped = steps + 1, helped + (step.source is Source.HUMAN)
         if learn is not None:
-            learn(transition(episode_id, tick, step, after, seen, with_gripper=with_gripper))
+            learn(_transition(episode_id, tick, step, after, seen, with_gripper=with_gripper))
         tick, features = after, seen[1]
     return Episode(tick.status.outcome, steps, helped)
 
@@ -109,5 +102,5 @@ def demonstration(
     before = encoder.encode(ticks[0].observation, ticks[0].truth)
     for tick, step, following in zip(ticks, steps, ticks[1:], strict=False):
         after = encoder.encode(following.observation, following.truth)
-        yield transition(episode_id, tick, step, following, (before, after), with_gripper=with_gripper, demo=True)
+        yield _transition(episode_id, tick, step, following, (before, after), with_gripper=with_gripper, demo=True)
         before = after

@@ -31,6 +31,47 @@ _STEPS = 32  # likewise, when a step overtook its observation
 _EPISODES = 64  # whose verdict may still be changed
 
 
+class Earned(NamedTuple):
+    """What a step came to, as it stands in the one after it."""
+
+    reward: float
+    terminated: bool
+    truncated: bool
+
+
+def transition(
+    episode_id: str,
+    step: Step,
+    seen: tuple[Features, Features],
+    earned: Earned,
+    *,
+    gripper_was_closed: bool,
+    with_gripper: bool,
+    demo: bool = False,
+) -> Transition:
+    """One step of an episode as a transition. The action is the one executed.
+
+    Args:
+        seen: the features before and after the step.
+        gripper_was_closed: the held state before it.
+    """
+    executed = step.executed
+    action = np.append(executed.delta, float(executed.gripper_closed)) if with_gripper else executed.delta
+    return Transition(
+        episode_id=episode_id,
+        t=step.index,
+        features=seen[0],
+        next_features=seen[1],
+        action=action.astype(np.float32),
+        reward=float(earned.reward),
+        terminated=earned.terminated,
+        truncated=earned.truncated,
+        intervention=step.source is Source.HUMAN,
+        demo=demo,
+        toggled=executed.gripper_closed != gripper_was_closed,
+    )
+
+
 class _Row(NamedTuple):
     """A step and the features of the observation that it names."""
 
@@ -80,27 +121,20 @@ class _Collector:
         """A verdict that came after the end: a demonstration that counts after all, or another reward."""
         if self.closing is None or not self.closing:
             return []
-        reward, terminated = earned(outcome)
+        reward, terminated, _ = earned(outcome)
         label = Label(self._episode_id, self.closing - 1, reward, terminated)
         counts = bool(self._waiting) and outcome is Outcome.SUCCESS
         return [*(self.release(demo=True) if counts else []), label]
 
     def _transition(self, t: int) -> Transition:
         before, after = self._rows[t], self._rows[t + 1]
-        executed = before.step.executed
-        delta = executed.delta.astype(np.float32)
-        return Transition(
-            episode_id=self._episode_id,
-            t=t,
-            features=before.features,
-            next_features=after.features,
-            action=np.append(delta, np.float32(executed.gripper_closed)) if self._with_gripper else delta,
-            reward=float(after.step.reward),
-            terminated=after.step.terminated,
-            truncated=after.step.truncated,
-            intervention=before.step.source is Source.HUMAN,
-            demo=False,
-            toggled=executed.gripper_closed != before.gripper_was_closed,
+        return transition(
+            self._episode_id,
+            before.step,
+            (before.features, after.features),
+            Earned(after.step.reward, after.step.terminated, after.step.truncated),
+            gripper_was_closed=before.gripper_was_closed,
+            with_gripper=self._with_gripper,
         )
 
     def _forget(self) -> None:
@@ -110,9 +144,10 @@ class _Collector:
             self._rows[t] = self._rows[t]._replace(features=nothing)
 
 
-def earned(outcome: Outcome) -> tuple[float, bool]:
-    """Reward of an episode's last action, and whether nothing follows, by the verdict on the episode."""
-    return float(outcome is Outcome.SUCCESS), outcome in (Outcome.SUCCESS, Outcome.FAILURE)
+def earned(outcome: Outcome) -> Earned:
+    """What an episode's last action came to, by the verdict on the episode."""
+    reward = float(outcome is Outcome.SUCCESS)
+    return Earned(reward, outcome in (Outcome.SUCCESS, Outcome.FAILURE), outcome in (Outcome.TIMEOUT, Outcome.ABORTED))
 
 
 class Stream:
