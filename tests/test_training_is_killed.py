@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 
-from rldg_bringup.domain import lease_domain
 from rldg_bringup.episode_runner_node import EpisodeRunner
 from rldg_bringup.launch_runner import Launch
+from rldg_bringup.running import running
+from rldg_bringup.testing import free_environment
 from rldg_bringup.train_graph import POLICY, READY_TIMEOUT_S, Cell
-from rldg_bringup.up import launch_file
 from rldg_core.task import load_task
 from rldg_core.types import Outcome, Source
 from rldg_recorder.episode import read_info
@@ -126,16 +126,9 @@ def training(tmp_path: Path) -> Iterator[Training]:
     preset, run = tmp_path / "preset.yaml", tmp_path / "run"
     preset.write_text(PRESET)
     begin(load_task(TASK), load_config(preset), run, 0)
-    environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
-    lease = lease_domain("a test training", environment)
-    assert lease is not None
     arguments = {"task": TASK, "preset": str(preset), "run": str(run), "lockstep": "true"}
-    with lease:
-        environment["ROS_DOMAIN_ID"] = str(lease.domain)
-        launch = Launch(launch_file("train"), arguments, environment, log_dir=tmp_path)
-        with launch, EpisodeRunner(lease.domain) as runner:
-            runner.wait_until_ready(READY_TIMEOUT_S)
-            yield Training(run, launch, runner)
+    with running("train", arguments, tmp_path, READY_TIMEOUT_S, free_environment()) as (launch, runner):
+        yield Training(run, launch, runner)
 
 
 def test_steps_that_a_dead_learner_missed_come_from_their_bag_and_none_twice(training: Training) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rldg_rl.train import Result
 
 # one thread of its own for XLA: more would only take turns with the simulation
-_XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 MAX_SEED = 199  # start states are numbered below 2**31
 
 
@@ -47,7 +47,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Run the verb; returns 0 when the specialist passed its stop rule, 1 if not, 2 for a wrong call."""
     options = _arguments(argv)
-    os.environ.setdefault("XLA_FLAGS", _XLA_FLAGS)
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+    from rldg_bringup.domain import DomainError
     from rldg_bringup.train_display import display
     from rldg_core.task import TaskError, load_task
     from rldg_rl.backbone import WeightsError
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
                 result = train_in_graph(options.task, options.preset, run, options.seed, show)
             else:
                 result = run_training(task, config, run, options.seed, show)
-    except (TaskError, EncoderError, WeightsError) as error:
+    except (TaskError, EncoderError, WeightsError, DomainError) as error:
         print(f"rldg train: {error}", file=sys.stderr)
         return 2
     except (TrainingError, DivergenceError, CheckpointError, RuntimeError, TimeoutError, OSError) as error:
@@ -102,8 +103,12 @@ def _keep(made: Path, checkpoints: Path) -> Path:
 def _tell(console: Console, result: Result, kept: Path) -> None:
     console.print(
         f"{result.task}, {result.encoder}: {result.success_rate:.0%} of {result.trials} autonomous episodes succeeded, "
-        f"{result.mean_steps:.1f} steps each (demonstrations {result.demo_steps:.1f})\n"
+        f"{_number(result.mean_steps, '.1f')} steps each (demonstrations {result.demo_steps:.1f})\n"
         f"after {result.env_steps} environment steps, {result.episodes} episodes, {result.intervention_steps} steps of "
-        f"help; {result.wall_s:.0f} s, {result.cpu_s:.0f} s of CPU; stopped: {result.stopped}\n"
-        f"checkpoint: {kept}\nnext: ./rldg collect {result.task} --checkpoint {kept}"
+        f"help; {result.wall_s:.0f} s, {_number(result.cpu_s, '.0f')} s of CPU; stopped: {result.stopped}\n"
+        f"checkpoint: {kept}\nnext: ./rldg collect {result.task} --checkpoint {kept} --episodes 100"
     )
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if value == value else "-"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +12,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.client import Client
 from std_msgs.msg import UInt8MultiArray
 
-from rldg_bringup.domain import lease_domain
-from rldg_bringup.launch_runner import Launch
-from rldg_bringup.up import launch_file
+from rldg_bringup.running import running
 from rldg_core.task import load_task
 from rldg_core.types import Source
 from rldg_ros import qos
@@ -34,28 +31,20 @@ def train_in_graph(task: str, preset: str, run: Path, seed: int, on_event: OnEve
     """Launch ``train.launch.xml`` in lockstep and train until the stop rule is met; a run that is there goes on.
 
     Raises:
+        DomainError: the ROS domain is not free.
         EncoderError: the preset looks at what observations do not carry.
         TrainingError, DivergenceError: see ``rldg_rl.graph.GraphTraining``.
         RuntimeError, TimeoutError: the cell refused, broke down or did not come up.
     """
-    from rldg_bringup.episode_runner_node import EpisodeRunner
     from rldg_rl.config import load_config
     from rldg_rl.graph import GraphTraining, begin
 
     run = run.absolute()
     loaded, config = load_task(task), load_config(preset)
     begin(loaded, config, run, seed, on_event)
-    lease = lease_domain("train")
-    if lease is not None:
-        os.environ["ROS_DOMAIN_ID"] = str(lease.domain)
     arguments = {"task": task, "preset": preset, "run": str(run), "seed": str(seed), "lockstep": "true"}
-    try:
-        with Launch(launch_file("train"), arguments, log_dir=run / "log"), EpisodeRunner() as runner:
-            runner.wait_until_ready(READY_TIMEOUT_S)
-            return GraphTraining(loaded, config, run, seed, Cell(runner), on_event).run()
-    finally:
-        if lease is not None:
-            lease.close()
+    with running("train", arguments, run / "log", READY_TIMEOUT_S) as (_, runner):
+        return GraphTraining(loaded, config, run, seed, Cell(runner), on_event).run()
 
 
 class Cell:
