@@ -37,10 +37,18 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--graph", action="store_true", help="train through the ROS graph; a run that was stopped is taken up again"
     )
+    parser.add_argument(
+        "--learner",
+        choices=("here", "elsewhere"),
+        default="here",
+        help="elsewhere: another machine launches it, with ./rldg up learner (with --graph only)",
+    )
     parser.add_argument("--json", action="store_true", help="end with one line of JSON, without a display")
     options = parser.parse_args(argv)
     if not 0 <= options.seed <= MAX_SEED:
         parser.error(f"--seed: is {options.seed}, must be from 0 to {MAX_SEED}")
+    if options.learner == "elsewhere" and not options.graph:
+        parser.error("--learner: elsewhere needs --graph: in one process there is no other learner")
     return options
 
 
@@ -69,7 +77,7 @@ def main(argv: list[str]) -> int:
             if options.graph:
                 from rldg_bringup.train_graph import train_in_graph
 
-                result = train_in_graph(options.task, options.preset, run, options.seed, show)
+                result = train_in_graph(options.task, options.preset, run, options.seed, options.learner, show)
             else:
                 result = run_training(task, config, run, options.seed, show)
     except (TaskError, EncoderError, WeightsError, DomainError) as error:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.client import Client
 from std_msgs.msg import UInt8MultiArray
 
 from rldg_bringup.running import running
@@ -24,11 +23,15 @@ if TYPE_CHECKING:
 
 POLICY, PERSON = "specialist", "scripted_operator"
 READY_TIMEOUT_S = 180.0
+_ELSEWHERE_S = 1800.0  # for a person to go to the other machine
 _ANSWER_S = 30.0
 
 
-def train_in_graph(task: str, preset: str, run: Path, seed: int, on_event: OnEvent) -> Result:
+def train_in_graph(task: str, preset: str, run: Path, seed: int, learner: str, on_event: OnEvent) -> Result:
     """Launch ``train.launch.xml`` in lockstep and train until the stop rule is met; a run that is there goes on.
+
+    Args:
+        learner: ``here``, or ``elsewhere`` where somebody else launches it.
 
     Raises:
         DomainError: the ROS domain is not free.
@@ -43,7 +46,9 @@ def train_in_graph(task: str, preset: str, run: Path, seed: int, on_event: OnEve
     loaded, config = load_task(task), load_config(preset)
     begin(loaded, config, run, seed, on_event)
     arguments = {"task": task, "preset": preset, "run": str(run), "seed": str(seed), "lockstep": "true"}
-    with running("train", arguments, run / "log", READY_TIMEOUT_S) as (_, runner):
+    arguments["learner"] = learner
+    timeout_s = READY_TIMEOUT_S if learner == "here" else _ELSEWHERE_S
+    with running("train", arguments, run / "log", timeout_s) as (_, runner):
         return GraphTraining(loaded, config, run, seed, Cell(runner), on_event).run()
 
 
@@ -52,7 +57,7 @@ class Cell:
 
     def __init__(self, runner: EpisodeRunner) -> None:
         self._runner = runner
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, Any] = {}
         self._served: Path | None = None
         self.metrics: dict[str, float] = {}
         self.trouble = ""

@@ -21,8 +21,10 @@ FILES = sorted((WORKSPACE / "launch").glob("*.launch.xml"))
 EXECUTABLES = {
     "rldg_sim": ("sim_node", "operator_node"),
     "rldg_control": ("observer_node", "arbiter_node", "episode_manager_node", "spacemouse_node", "gamepad_node"),
+    "rldg_recorder": ("recorder_node",),
     "rldg_policies": ("policy_node",),
-    "rldg_bringup": ("lifecycle_manager_node",),
+    "rldg_rl": ("actor_node", "learner_node", "person_node"),
+    "rldg_bringup": ("lifecycle_manager_node", "run_episodes_node"),
 }
 TELL = f"""#!{sys.executable}
 import json, os, sys

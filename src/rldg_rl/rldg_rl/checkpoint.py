@@ -6,6 +6,7 @@ holds the rest (networks, targets, optimisers, random states, counters) and how 
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -98,6 +99,17 @@ class TransitionLog:
             self.size = end
         if self.size == 0:
             raise CheckpointError(f"{path}: is not a log of transitions; use another folder")
+
+    def lock(self) -> None:
+        """Keep other processes from writing here, until this one ends or closes it.
+
+        Raises:
+            CheckpointError: another one does.
+        """
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"{self._path}: another learner writes here; end it, or name another run") from None
 
     def append(self, entry: Transition | Label) -> None:
         """Add an entry; it survives a kill of this process when this returns."""

@@ -52,7 +52,7 @@ class Learner:
         folder: for the log of transitions and the checkpoint, made if needed; None keeps nothing.
 
     Raises:
-        CheckpointError: the folder holds a log of another kind.
+        CheckpointError: the folder holds a log of another kind, or is another learner's.
     """
 
     def __init__(self, config: TrainingConfig, spec: Spec, seed: int, folder: Path | None = None) -> None:
@@ -62,6 +62,7 @@ class Learner:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._log = TransitionLog(folder / LOG_FILE, spec, config.views)
+            self._log.lock()
         self.replay = Replay(spec, config.replay_capacity, config.views)
         self.updates = 0
         self._state = rlpd.make_state(config, spec, seed)

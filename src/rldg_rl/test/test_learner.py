@@ -244,6 +244,14 @@ def test_a_folder_with_another_run_is_not_written_over(run) -> None:
     assert (run.folder / LOG_FILE).read_bytes() == before
 
 
+def test_two_learners_do_not_write_into_one_folder(tmp_path) -> None:
+    learner = Learner(CONFIG, SPEC, 0, tmp_path)
+    with pytest.raises(CheckpointError, match="another learner writes here"):
+        Learner(CONFIG, SPEC, 0, tmp_path)
+    learner.close()
+    Learner(CONFIG, SPEC, 0, tmp_path).close()
+
+
 def test_an_empty_folder_has_nothing_to_restore(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="nothing to restore"):
         Learner(CONFIG, SPEC, 0, tmp_path).restore()
