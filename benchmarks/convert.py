@@ -1,5 +1,8 @@
 """How fast bags become training sets, how much memory that takes, and LeRobot's own writer on the same frames.
 
+``lerobot``: bags to a LeRobot set. ``rlds``: bags to the same set and to RLDS in one pass. ``rlds_export``: RLDS from
+the LeRobot set.
+
 Bags are written first, by the recorder's writer: episodes at 10 Hz with 128 x 128 images that look rendered and have
 the noise of a sensor, and a state at 1 kHz that the reader has to pass over. Each conversion then runs in a Python of
 its own, and its start counts. Figures are medians of the repeats; rates are per second of wall time, which on a busy
@@ -61,18 +64,16 @@ def measure(folder: Path, episodes: int, steps: int, repeats: int, jobs: int) ->
     print(f"{frames} frames in {bag_mb:.0f} MB of bags, {time.perf_counter() - began:.0f} s to write", file=sys.stderr)
     plan = folder / "plan.json"
     plan.write_bytes(make_plan(bags, steps))
-    runs: dict[str, list[Run]] = {"lerobot": [], "rlds": []}
+    runs: dict[str, list[Run]] = {"lerobot": [], "rlds": [], "rlds_export": []}
     for _ in range(repeats):
         for kind, found in runs.items():
             found.append(run_apart([sys.executable, __file__, kind, str(folder), str(jobs)]))
-    totals = [build.wall_s + export.wall_s for build, export in zip(runs["lerobot"], runs["rlds"], strict=True)]
+    wall_s = {kind: statistics.median(run.wall_s for run in found) for kind, found in runs.items()}
+    cpu_s = {kind: statistics.median(run.cpu_s for run in found) for kind, found in runs.items()}
     figures = {
-        "lerobot_frames_per_s": frames / statistics.median(run.wall_s for run in runs["lerobot"]),
-        "lerobot_mb_per_s": bag_mb / statistics.median(run.wall_s for run in runs["lerobot"]),
-        "rlds_frames_per_s": frames / statistics.median(totals),
-        "rlds_export_frames_per_s": frames / statistics.median(run.wall_s for run in runs["rlds"]),
-        "lerobot_cpu_ms_per_frame": 1e3 * statistics.median(run.cpu_s for run in runs["lerobot"]) / frames,
-        "rlds_export_cpu_ms_per_frame": 1e3 * statistics.median(run.cpu_s for run in runs["rlds"]) / frames,
+        **{f"{kind}_frames_per_s": frames / seconds for kind, seconds in wall_s.items()},
+        **{f"{kind}_cpu_ms_per_frame": 1e3 * seconds / frames for kind, seconds in cpu_s.items()},
+        "lerobot_mb_per_s": bag_mb / wall_s["lerobot"],
         "peak_mb": max(run.peak_mb for found in runs.values() for run in found),
     }
     for kind, found in runs.items():
@@ -177,17 +178,17 @@ def make_plan(bags: list[Path], steps: int) -> bytes:
 def convert(kind: str, folder: Path, jobs: int) -> None:
     import msgspec
 
-    if kind == "lerobot":
-        from rldg_recorder.build import build
-        from rldg_recorder.plan import Plan
+    from rldg_recorder.build import build
+    from rldg_recorder.plan import Plan
+    from rldg_recorder.rlds_writer import Rlds, export_rlds
+    from rldg_recorder.training_set import TrainingSet
 
-        plan = msgspec.json.decode((folder / "plan.json").read_bytes(), type=Plan)
-        build(plan, folder, jobs=jobs, overwrite=True)
+    rlds = Rlds(folder / kind, "set")
+    if kind == "rlds_export":
+        export_rlds(TrainingSet(folder / "set"), rlds, jobs=jobs, overwrite=True)
     else:
-        from rldg_recorder.rlds_writer import export_rlds
-        from rldg_recorder.training_set import TrainingSet
-
-        export_rlds(TrainingSet(folder / "set"), folder / "rlds", jobs=jobs, overwrite=True)
+        plan = msgspec.json.decode((folder / "plan.json").read_bytes(), type=Plan)
+        build(plan, folder, jobs=jobs, overwrite=True, rlds=rlds if kind == "rlds" else None)
 
 
 def run_apart(command: list[str]) -> Run:

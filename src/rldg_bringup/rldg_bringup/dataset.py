@@ -38,6 +38,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     build.add_argument("--overwrite", action="store_true", help="replace a training set of the same name")
     build.add_argument("--plan", action="store_true", help="say what the set would hold, and stop")
+    build.add_argument("--rlds", type=Path, metavar="FOLDER", help="also write it as RLDS, as export does, in one pass")
     verify = command("verify", "refuse a training set that would teach nonsense; exit status 1 if it would")
     for parser_ in (build, verify):
         parser_.add_argument(
@@ -88,6 +89,7 @@ def _build(options: argparse.Namespace, console: Console) -> int:
     from rldg_recorder.algebra import make_plan
     from rldg_recorder.build import build
     from rldg_recorder.recipe import load_recipe
+    from rldg_recorder.rlds_writer import Rlds, name_of
 
     plan, report = make_plan(load_recipe(options.recipe))
     for text in report.lines():
@@ -104,6 +106,7 @@ def _build(options: argparse.Namespace, console: Console) -> int:
             jobs=options.jobs,
             executor=options.executor,
             overwrite=options.overwrite,
+            rlds=Rlds(options.rlds, name_of(plan.name)) if options.rlds is not None else None,
             progress=lambda done, _total: progress.update(line, completed=done),
         )
     return _verdict(folder, options.waive, console)
@@ -155,10 +158,11 @@ def _inspect(options: argparse.Namespace, console: Console) -> int:
 
 
 def _export(options: argparse.Namespace, console: Console) -> int:
-    from rldg_recorder.rlds_writer import export_rlds
+    from rldg_recorder.rlds_writer import Rlds, export_rlds, name_of
     from rldg_recorder.training_set import TrainingSet
 
-    console.print(f"RLDS: {export_rlds(TrainingSet(options.dataset), options.rlds)}")
+    training_set = TrainingSet(options.dataset)
+    console.print(f"RLDS: {export_rlds(training_set, Rlds(options.rlds, name_of(training_set.name)))}")
     return 0
 
 

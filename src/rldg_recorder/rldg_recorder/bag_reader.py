@@ -29,6 +29,7 @@ from rldg_recorder.episode import BagError
 
 OPENING = struct.Struct("<BQ")  # of every record: opcode, length of what follows
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+_HEAD = struct.Struct("<BQH")  # of a message: opcode, length, channel
 CHUNK = struct.Struct("<QQQII")  # start, end, uncompressed size, CRC, length of the name of the compression
 FOOTER_BYTES = OPENING.size + 20
 MAX_CHUNK_BYTES = 1 << 30  # uncompressed; what claims more is damaged or hostile
@@ -96,7 +97,7 @@ class BagReader:
         for file in self._files:
             found: Counter[int] = Counter()
             names = {number: topic.name for number, topic in file.channels.items() if topic.name in wanted}
-            for at, body in file.walk():
+            for at, body in file.walk(file.channels.keys() - names.keys()):
                 if len(body) < MESSAGE.size:
                     raise self._wrong(file.path, f"record at byte {at} is too short for a message")
                 channel, sequence, log_ns, publish_ns = MESSAGE.unpack_from(body)
@@ -187,16 +188,16 @@ class _File:
             raise ValueError(f"its index counts messages of channel {min(set(counts) - set(self.channels))}, not there")
         self.counts.update(counts)
 
-    def walk(self) -> Iterator[tuple[int, memoryview]]:
-        """All messages: where the record that holds them begins, and their body."""
+    def walk(self, passed: Collection[int] = ()) -> Iterator[tuple[int, memoryview]]:
+        """All messages but those of some channels: where the record that holds them begins, and their body."""
         try:
-            for at, opcode, body in records_in(self._view, len(MAGIC), self._data_end):
+            for at, opcode, body in records_in(self._view, len(MAGIC), self._data_end, passed):
                 if opcode == Opcode.MESSAGE:
                     yield at, body
                 elif opcode == Opcode.CHUNK:
                     try:
                         inside = chunk_data(body)
-                        for _, opcode, message in records_in(inside, 0, len(inside)):
+                        for _, opcode, message in records_in(inside, 0, len(inside), passed):
                             if opcode == Opcode.MESSAGE:
                                 yield at, message
                     except ValueError as error:
@@ -230,14 +231,19 @@ class TornError(ValueError):
         self.at = at
 
 
-def records_in(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, memoryview]]:
+def records_in(
+    view: memoryview, start: int, end: int, passed: Collection[int] = ()
+) -> Iterator[tuple[int, int, memoryview]]:
     """Records one after the other: where each begins, its opcode and its body.
+
+    Args:
+        passed: channels whose messages are left out.
 
     Raises:
         TornError: the next record does not fit before ``end``.
     """
     at, unpack, opening = start, OPENING.unpack_from, OPENING.size
-    while at < end:
+    while (at := _pass(view, at, end, passed)) < end:
         if end - at < opening:
             raise TornError(at, f"record at byte {at}: only {end - at} bytes are left of it")
         opcode, length = unpack(view, at)
@@ -247,6 +253,18 @@ def records_in(view: memoryview, start: int, end: int) -> Iterator[tuple[int, in
             raise TornError(at, f"record at byte {at}: claims {length} bytes, {end - body_at} are left")
         yield at, opcode, view[body_at:following]
         at = following
+
+
+def _pass(view: memoryview, at: int, end: int, passed: Collection[int]) -> int:
+    """Where the next record stands that is no message of these channels; most of a bag is such messages."""
+    unpack, opening, shortest, opcode_of_messages = _HEAD.unpack_from, OPENING.size, MESSAGE.size, int(Opcode.MESSAGE)
+    while passed and end - at >= _HEAD.size:
+        opcode, length, channel = unpack(view, at)
+        following = at + opening + length
+        if opcode != opcode_of_messages or channel not in passed or length < shortest or following > end:
+            break
+        at = following
+    return at
 
 
 def chunk_data(body: memoryview, torn: bool = False) -> memoryview:

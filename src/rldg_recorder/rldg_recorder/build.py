@@ -3,17 +3,15 @@
 Every episode is worked out and encoded by itself into a shard, in whatever process the executor provides; this process
 puts the shards together in order. Shards are named by what they are made from, so a build that was interrupted goes on
 where it stopped, also after the recipe has changed: what is still wanted is used again. The set appears under its name
-at the end, whole, or not at all.
+at the end, whole, or not at all. The same set as RLDS is made on the way where it is wanted: its images are encoded
+while they are at hand.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +21,9 @@ from rldg_recorder.executors import TaskError, make_executor
 from rldg_recorder.frames import TrainingEpisode
 from rldg_recorder.lerobot_writer import LeRobotWriter, encode, is_whole
 from rldg_recorder.materialize import materialize
+from rldg_recorder.partial import partial_folder, put
 from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode, digest
+from rldg_recorder.rlds_writer import Rlds, has_record, open_rlds, write_record
 
 _SHARD_FORMAT = 1  # raise it whenever shards of before must not be used again
 
@@ -38,6 +38,7 @@ class _Work:
     options: Plan  # without episodes
     shard: Path
     materialize: Materialize
+    rlds: Rlds | None
 
 
 def build(
@@ -49,6 +50,7 @@ def build(
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
     materialize: Materialize = materialize,
+    rlds: Rlds | None = None,
 ) -> Path:
     """Write the training set of a plan; the same bags and plan give the same bytes, whatever the executor.
 
@@ -61,6 +63,8 @@ def build(
         progress: called with the number of finished episodes and of all.
         overwrite: replace a set of this name; otherwise it is refused.
         materialize: makes a planned episode; a function that other processes can import.
+        rlds: also write the set as RLDS, as :func:`rldg_recorder.rlds_writer.export_rlds` would (but the images of a
+            video as they are in the bags).
 
     Returns:
         The folder of the set.
@@ -73,35 +77,51 @@ def build(
     target = out / plan.name
     if target.exists() and not overwrite:
         raise DatasetError(f"{target}: exists already; choose another name, remove it or overwrite it")
+    if rlds is not None and target.resolve() in rlds.target.resolve().parents:
+        raise DatasetError(f"RLDS {rlds.target}: lies in the set; choose another folder for it")
     options = msgspec.structs.replace(plan, name="", episodes=(), recipe="")
     workers = make_executor(executor, jobs)
-    with partial_folder(out / f".{plan.name}.partial") as partial:
+    also = nullcontext() if rlds is None else open_rlds(rlds, overwrite)
+    with partial_folder(out / f".{plan.name}.partial") as partial, also as rlds_writer:
         identities = {bag: _identity(bag) for bag in sorted({s.bag for e in plan.episodes for s in e.segments})}
         work = []
         for planned in plan.episodes:
             bags = [identities[segment.bag] for segment in planned.segments]
             key = digest((_SHARD_FORMAT, planned, options, bags))
-            work.append(_Work(planned, options, partial / "shards" / f"{key}.npz", materialize))
+            work.append(_Work(planned, options, partial / "shards" / f"{key}.npz", materialize, rlds))
         writer = LeRobotWriter(partial / "set", plan)
         done = 0
         try:
             with closing(writer), closing(workers.map_in_order(_make_shard, work)) as results:
                 for _ in results:
-                    writer.add(work[done].shard, work[done].planned)
+                    shard, planned = work[done].shard, work[done].planned
+                    frames = writer.add(shard, planned)
+                    if rlds_writer is not None:
+                        rlds_writer.add(shard, planned.split, frames)
                     done += 1
                     if progress is not None:
                         progress(done, len(work))
                 writer.finish()
         except TaskError as error:
             raise DatasetError(f"{_describe(error.index, plan)}: {error}") from error
+        if rlds_writer is not None:
+            rlds_writer.finish(plan.image_size_px, plan.rate_hz)
         put(partial, target)
     return target
 
 
 def _make_shard(work: _Work) -> None:
     """In a worker."""
-    if not is_whole(work.shard, work.options.video):
-        encode(work.materialize(work.planned, work.options), work.shard, work.options.video)
+    video, rlds = work.options.video, work.rlds
+    if is_whole(work.shard, video) and (rlds is None or has_record(work.shard, rlds)):
+        return
+    episode = work.materialize(work.planned, work.options)
+    if rlds is None:
+        encode(episode, work.shard, video)
+    else:
+        images: list[bytes] = []
+        encode(episode, work.shard, video, each=lambda image: images.append(rlds.encode(image)))
+        write_record(work.shard, rlds, episode, images, work.planned.group)
 
 
 def _check(plan: Plan) -> None:
@@ -132,40 +152,3 @@ def _identity(bag: str) -> tuple[str, list[tuple[str, int, int]]]:
         return bag, [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     except OSError as error:
         raise DatasetError(f"{bag}: the bag cannot be read: {error.strerror}; plan the set anew") from None
-
-
-@contextmanager
-def partial_folder(folder: Path) -> Iterator[Path]:
-    """The folder of a set in the making, used by one build at a time: ``shards``, and ``set`` without files.
-
-    Raises:
-        DatasetError: another build uses it.
-    """
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DatasetError(f"{folder}: another build of this set is running; wait for it or end it") from None
-        shutil.rmtree(folder / "set", ignore_errors=True)
-        (folder / "set").mkdir()
-        yield folder
-    finally:
-        os.close(descriptor)
-
-
-def put(partial: Path, target: Path) -> None:
-    """Give ``partial/set``, which is whole, its name, and remove the rest. What stood there is replaced."""
-    for path in (partial / "set").rglob("*"):
-        if path.is_file():  # on disk before the name says that it is whole
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    old = partial / "old"
-    if target.exists():
-        target.replace(old)
-    (partial / "set").replace(target)
-    shutil.rmtree(partial)

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from rldg_recorder.algebra import split_off
-from rldg_recorder.build import partial_folder, put
+from rldg_recorder.frames import BagRecord
 from rldg_recorder.lerobot_writer import LeRobotWriter, encode
+from rldg_recorder.partial import partial_folder, put
 from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode, Segment
-from rldg_recorder.training_set import CAMERA, BagRecord, TrainingSet
+from rldg_recorder.training_set import CAMERA, TrainingSet
 
 _Chosen = tuple[TrainingSet, int, str]  # an episode of a set, and the split it goes to
 
@@ -131,8 +132,7 @@ def _write(chosen: Sequence[_Chosen], out: Path, name: str) -> Path:
             for index, ((one, number, split), planned) in enumerate(zip(chosen, episodes, strict=True)):
                 shard = partial / "shards" / f"{index}.npz"
                 episode = replace(one.episode(number), split=split)
-                records = {bag.path: bag for bag, _ in _segments(one, number)}
-                encode(episode, shard, plan.video, [records[path] for path in episode.bags])
+                encode(episode, shard, plan.video)
                 writer.add(shard, planned)
                 for file in partial.glob("shards/*"):
                     file.unlink()

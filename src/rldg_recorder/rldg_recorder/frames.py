@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from rldg_recorder.episode import Image
+from rldg_recorder.episode import Image, PolicyInfo
 
 STATE_NAMES = (
     *("x", "y", "z", "rx", "ry", "rz"),  # relative to the reset pose: m, rotation vector (rad)
@@ -17,6 +18,19 @@ STATE_NAMES = (
     "gripper_width",  # m
 )
 ACTION_NAMES = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper_open")
+
+
+class BagRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A bag that frames were taken from."""
+
+    path: str
+    episode_id: str
+    task: str
+    scene: str
+    seed: int
+    outcome: str
+    robot: str = ""
+    policies: tuple[PolicyInfo, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class TrainingEpisode:
     source: npt.NDArray[np.int64]  # (n,), rldg_core.types.Source of the action
     bag: npt.NDArray[np.int64]  # (n,), index into bags
     row: npt.NDArray[np.int64]  # (n,), row of the bag's episode
-    bags: tuple[str, ...]  # bag folders
+    bags: tuple[BagRecord, ...]
     policy_id: tuple[str, ...]  # (n,), whose action it is, "" for a human or hold
     scale: tuple[float, ...]  # (6,): what an action of all ones means, m and rad
     relabelled: bool = False

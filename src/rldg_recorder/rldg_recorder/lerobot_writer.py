@@ -15,18 +15,18 @@ import hashlib
 import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from rldg_recorder import png
-from rldg_recorder.episode import Image, read_info
-from rldg_recorder.frames import ACTION_NAMES, STATE_NAMES, TrainingEpisode
+from rldg_recorder.episode import Image
+from rldg_recorder.frames import ACTION_NAMES, STATE_NAMES, BagRecord, TrainingEpisode
 from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode
 from rldg_recorder.statistics import QUANTILES, column_statistics
 from rldg_recorder.training_set import (
@@ -40,11 +40,13 @@ from rldg_recorder.training_set import (
     TASKS_FILE,
     VERSION,
     VIDEO_FILE,
-    BagRecord,
     EpisodeRecord,
     Provenance,
     SegmentRecord,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 CHUNK_FILES = 1000  # files in a folder
 DATA_FILE_MB = 100  # a file of this size gets no further episode
@@ -86,15 +88,17 @@ class ShardInfo(msgspec.Struct, frozen=True, kw_only=True):
     side_px: int
 
 
-def encode(episode: TrainingEpisode, path: Path, video: bool, bags: Sequence[BagRecord] | None = None) -> None:
+def encode(
+    episode: TrainingEpisode, path: Path, video: bool, each: Callable[[Picture], object] = lambda picture: None
+) -> None:
     """Write the shard of an episode, all of it or nothing: a file of arrays, and the images in a file beside it.
 
     Args:
-        bags: what is known of each of the episode's bags, read from their ``episode.yaml`` where None.
+        each: is shown every image, in order, while it is there anyway.
 
     Raises:
         DatasetError: there is no frame, images differ in size or do not fit the video format.
-        BagError: a bag of the episode lacks its ``episode.yaml``, or an image is damaged.
+        BagError: an image is damaged.
     """
     if len(episode) == 0:
         raise DatasetError("the episode has no frame; leave it out")
@@ -110,11 +114,11 @@ def encode(episode: TrainingEpisode, path: Path, video: bool, bags: Sequence[Bag
         "provenance.source": _require(episode, "source", (len(episode),), np.int64),
         "provenance.policy": np.array([policies.index(name) for name in episode.policy_id], dtype=np.int64),
     }
-    if video:
-        side_px, arrays["histogram"] = _encode_video(episode, part)
-        arrays["image_ends"] = np.array([0, part.stat().st_size], dtype=np.int64)
-    else:
-        side_px, arrays["histogram"], arrays["image_ends"] = _encode_images(episode, part)
+    arrays["histogram"] = np.zeros((3, 256), np.int64)
+    side_px = episode.images[0].shape[0]
+    images = _images(episode, side_px, arrays["histogram"], each)
+    write = _write_video if video else _write_images
+    arrays["image_ends"] = np.array(write(part, images, side_px, episode.rate_hz), dtype=np.int64)
     part.replace(images_of(path, video))
     info = ShardInfo(
         instruction=episode.instruction,
@@ -123,7 +127,7 @@ def encode(episode: TrainingEpisode, path: Path, video: bool, bags: Sequence[Bag
         scale=tuple(episode.scale),
         relabelled=episode.relabelled,
         policies=policies,
-        bags=tuple(map(_bag_record, episode.bags) if bags is None else bags),
+        bags=episode.bags,
         side_px=side_px,
     )
     arrays["info"] = np.frombuffer(msgspec.json.encode(info), np.uint8)
@@ -169,8 +173,8 @@ class LeRobotWriter:
         self._video: _VideoFile | None = None
         self._episode_table: Any = None
 
-    def add(self, shard: Path, planned: PlannedEpisode) -> None:
-        """Append an episode.
+    def add(self, shard: Path, planned: PlannedEpisode) -> int:
+        """Append an episode; returns the number of its frames.
 
         Raises:
             DatasetError: the shard is damaged, or its images differ in size from those before it.
@@ -232,6 +236,7 @@ class LeRobotWriter:
                 ),
             )
         )
+        return length
 
     def finish(self) -> None:
         """Write what is known only now, and ``meta/info.json``.
@@ -478,16 +483,13 @@ class _VideoFile:
         self._container.close()
 
 
-def _encode_images(episode: TrainingEpisode, path: Path) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Size of the images, their histogram, and where each begins in the file (and the last one ends)."""
-    histogram = np.zeros((3, 256), np.int64)
-    side_px, ends = 0, [0]
+def _write_images(path: Path, images: Iterator[Image], side_px: int, rate_hz: float) -> list[int]:
+    """Returns where each image begins in the file, and where the last one ends."""
+    ends = [0]
     with path.open("wb") as file:
-        for row in range(len(episode)):
-            image, side_px = _checked_image(episode, row, side_px)
-            histogram += _histogram(image)
+        for image in images:
             ends.append(ends[-1] + file.write(png.encode(image)))
-    return side_px, histogram, np.array(ends, dtype=np.int64)
+    return ends
 
 
 def _read_images(shard: Path, ends: npt.NDArray[np.int64]) -> Any:
@@ -500,44 +502,42 @@ def _read_images(shard: Path, ends: npt.NDArray[np.int64]) -> Any:
     return pa.StructArray.from_arrays([encoded.cast(pa.binary()), paths], names=["bytes", "path"])
 
 
-def _encode_video(episode: TrainingEpisode, path: Path) -> tuple[int, npt.NDArray[np.int64]]:
+def _write_video(path: Path, images: Iterator[Image], side_px: int, rate_hz: float) -> list[int]:
+    """Returns where the video begins and ends."""
     import av
 
-    histogram = np.zeros((3, 256), np.int64)
-    image, side_px = _checked_image(episode, 0, 0)
     if side_px % 2:
         raise DatasetError(f"images of {side_px} pixels: a video needs an even number; choose another image size")
-    rate = _rate(episode.rate_hz)
+    rate = _rate(rate_hz)
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream: Any = container.add_stream(VIDEO_CODEC, rate=rate, options=_VIDEO_OPTIONS)
         stream.width = stream.height = side_px
         stream.pix_fmt = VIDEO_PIXELS
-        for row in range(len(episode)):
-            image, _ = _checked_image(episode, row, side_px)
-            histogram += _histogram(image)
+        for row, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts, frame.time_base = row, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    return side_px, histogram
+    return [0, path.stat().st_size]
 
 
-def _checked_image(episode: TrainingEpisode, row: int, side_px: int) -> tuple[Image, int]:
-    image = episode.images[row]
-    side_px = side_px or image.shape[0]
-    if image.shape != (side_px, side_px, 3) or image.dtype != np.uint8:
-        raise DatasetError(
-            f"image of frame {row} has shape {image.shape} and type {image.dtype}; "
-            f"must be {(side_px, side_px, 3)} and uint8"
-        )
-    return image, side_px
-
-
-def _histogram(image: Image) -> npt.NDArray[np.int64]:
-    """How often each channel has each value, (3, 256)."""
+def _images(
+    episode: TrainingEpisode, side_px: int, histogram: npt.NDArray[np.int64], each: Callable[[Picture], object]
+) -> Iterator[Image]:
+    """The images of an episode, checked, shown to ``each``, and how often each channel has each value counted."""
     from PIL import Image as Pillow
 
-    return np.array(Pillow.fromarray(image).histogram(), dtype=np.int64).reshape(3, 256)
+    shape = (side_px, side_px, 3)
+    for row in range(len(episode)):
+        image = episode.images[row]
+        if image.shape != shape or image.dtype != np.uint8:
+            raise DatasetError(
+                f"image of frame {row} has shape {image.shape} and type {image.dtype}; must be {shape} and uint8"
+            )
+        picture = Pillow.fromarray(image)
+        histogram += np.array(picture.histogram()).reshape(3, 256)
+        each(picture)
+        yield image
 
 
 def _require(episode: TrainingEpisode, name: str, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
@@ -547,20 +547,6 @@ def _require(episode: TrainingEpisode, name: str, shape: tuple[int, ...], kind: 
             f"{name} has shape {values.shape} and type {values.dtype}; must be {shape} and {np.dtype(kind)}"
         )
     return np.ascontiguousarray(values)
-
-
-def _bag_record(folder: str) -> BagRecord:
-    info = read_info(Path(folder))
-    return BagRecord(
-        path=folder,
-        episode_id=info.episode_id,
-        task=info.task.name,
-        scene=info.scene,
-        seed=info.seed,
-        outcome=info.outcome.name.lower(),
-        robot=info.robot.name if info.robot is not None else "",
-        policies=info.policies,
-    )
 
 
 def _rate(rate_hz: float) -> Fraction:

@@ -18,9 +18,9 @@ from rldg_core.frames import Array, Pose, apply_body_delta, body_delta
 from rldg_core.images import square
 from rldg_core.observation import proprioception
 from rldg_core.types import Source
-from rldg_recorder.episode import BagError, Episode, Floats, Image
+from rldg_recorder.episode import BagError, Episode, EpisodeInfo, Floats, Image
 from rldg_recorder.episode_reader import read_episode
-from rldg_recorder.frames import STATE_NAMES, TrainingEpisode
+from rldg_recorder.frames import STATE_NAMES, BagRecord, TrainingEpisode
 from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode, Segment
 from rldg_recorder.relabel import relabelled
 
@@ -62,7 +62,8 @@ def materialize(planned: PlannedEpisode, plan: Plan, read: Reader = read_episode
             raise DatasetError(
                 f"{part.episode.folder}: action scale {part.scale} differs from {first.scale} of {first.episode.folder}"
             )
-    bags = tuple(dict.fromkeys(segment.bag for segment in planned.segments))
+    infos = {part.bag: part.episode.info for part in parts}
+    bags = tuple(infos)
     reset_pose = first.episode.reset_pose
     return TrainingEpisode(
         instruction=planned.instruction,
@@ -78,7 +79,7 @@ def materialize(planned: PlannedEpisode, plan: Plan, read: Reader = read_episode
         source=np.concatenate([part.source for part in parts]),
         bag=np.concatenate([np.full(len(part.rows), bags.index(part.bag), np.int64) for part in parts]),
         row=np.concatenate([part.rows for part in parts]),
-        bags=bags,
+        bags=tuple(_record(path, infos[path]) for path in bags),
         policy_id=tuple(policy for part in parts for policy in part.policy_id),
         scale=tuple(first.scale.tolist()),
         relabelled=bool(planned.relabel),
@@ -138,6 +139,19 @@ def _part(segment: Segment, planned: PlannedEpisode, plan: Plan, read: Reader) -
             planned.relabel or (episode.policy_id[row] if episode.source[row] == Source.POLICY else "") for row in first
         ),
         scale=control.scale * stride,
+    )
+
+
+def _record(path: str, info: EpisodeInfo) -> BagRecord:
+    return BagRecord(
+        path=path,
+        episode_id=info.episode_id,
+        task=info.task.name,
+        scene=info.scene,
+        seed=info.seed,
+        outcome=info.outcome.name.lower(),
+        robot=info.robot.name if info.robot is not None else "",
+        policies=info.policies,
     )
 
 

@@ -11,27 +11,31 @@ import functools
 import io
 import os
 import re
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from rldg_recorder.build import partial_folder, put
-from rldg_recorder.episode import Image
+from rldg_recorder import png
 from rldg_recorder.executors import TaskError, make_executor
 from rldg_recorder.frames import ACTION_NAMES, STATE_NAMES, TrainingEpisode
+from rldg_recorder.partial import partial_folder, put
 from rldg_recorder.plan import DatasetError, digest
-from rldg_recorder.training_set import Provenance, TrainingSet
+from rldg_recorder.training_set import CAMERA, TrainingSet
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 IMAGE_FORMATS = ("jpeg", "png")
 SHARD_FRAMES = 1000  # a file with so many frames gets no further episode
-_FORMAT = 1  # raise it whenever files of an interrupted export must not be used again
+_FORMAT = 1  # raise it whenever records of an interrupted build or export must not be used again
 _FRAME_BYTES = 16  # of a record, beside its data
 _CLASS = "tensorflow_datasets.core.features."
 
@@ -39,25 +43,65 @@ Values = Sequence[bytes] | npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class _Work:
-    """The episodes of one file."""
+class Rlds:
+    """An RLDS set to be written.
 
-    folder: Path
-    first: int
-    end: int
-    shard: Path
-    image_format: str
-    quality: int
+    Attributes:
+        out: gets ``<name>/<version>``; it is the ``data_dir`` of the trainers.
+        name: letters, digits and _.
+        version: three numbers.
+        image_format: "jpeg", or "png" without loss.
+        quality: of JPEG, 1 to 100.
+
+    Raises:
+        DatasetError: one of them is wrong.
+    """
+
+    out: Path
+    name: str
+    version: str = "1.0.0"
+    image_format: str = "jpeg"
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", self.name):
+            raise DatasetError(
+                f"name {self.name[:120]!r} of an RLDS set: must be a letter, then letters, digits and _; give one"
+            )
+        if not re.fullmatch(r"\d{1,4}\.\d{1,4}\.\d{1,4}", self.version):
+            raise DatasetError(f"version {self.version[:40]!r} of an RLDS set: must be three numbers, like 1.0.0")
+        if self.image_format not in IMAGE_FORMATS or not 1 <= self.quality <= 100:
+            raise DatasetError(
+                f"image format {self.image_format!r} of quality {self.quality}: "
+                f"must be one of {', '.join(IMAGE_FORMATS)}, 1 to 100"
+            )
+
+    @property
+    def target(self) -> Path:
+        return self.out / self.name / self.version
+
+    def encode(self, picture: Picture) -> bytes:
+        """An image as it is stored."""
+        if self.image_format == "png":
+            return png.encode(np.asarray(picture))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=self.quality)
+        return buffer.getvalue()
+
+    def record(self, shard: Path) -> Path:
+        """Where the record of an episode lies whose shard this is."""
+        return shard.with_suffix(f".{self.image_format}{self.quality}.record{_FORMAT}")
+
+
+def name_of(set_name: str) -> str:
+    """The name of a training set with _ for what an RLDS set may not have in its own."""
+    return re.sub(r"\W", "_", set_name)
 
 
 def export_rlds(
     training_set: TrainingSet,
-    out: Path,
-    name: str | None = None,
-    version: str = "1.0.0",
+    rlds: Rlds,
     *,
-    image_format: str = "jpeg",
-    quality: int = 95,
     jobs: int | None = None,
     executor: str = "processes",
     progress: Callable[[int, int], None] | None = None,
@@ -65,91 +109,104 @@ def export_rlds(
 ) -> Path:
     """Write a training set as RLDS; the same set gives the same bytes. An interrupted export goes on where it stopped.
 
-    Steps hold ``observation`` (``wrist_image``, ``state``), ``action``, ``reward``, ``discount`` (0 where the episode
-    terminated), ``is_first``, ``is_last``, ``is_terminal`` and ``language_instruction``; ``episode_metadata`` says
-    where an episode comes from.
+    Where the bags are still to be read, :func:`rldg_recorder.build.build` writes both in one pass.
 
     Args:
-        out: gets ``<name>/<version>``; it is the ``data_dir`` of the trainers.
-        name: letters, digits and _; that of the set, with _ for other characters, where None.
-        version: three numbers.
-        image_format: "jpeg", or "png" without loss.
-        quality: of JPEG, 1 to 100.
-        jobs, executor, progress, overwrite: as in :func:`rldg_recorder.build.build`; all cores where None. Progress
-            counts files.
+        jobs, executor, progress, overwrite: as in :func:`rldg_recorder.build.build`; all cores where None.
 
     Returns:
         The folder of the version.
 
     Raises:
-        DatasetError: an argument is wrong, the folder exists, or the set is damaged.
+        DatasetError: the folder exists, or the set is damaged.
     """
-    name = re.sub(r"\W", "_", training_set.name) if name is None else name
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", name):
-        raise DatasetError(
-            f"name {name[:120]!r} of an RLDS set: must be a letter, then letters, digits and _; give one"
-        )
-    if not re.fullmatch(r"\d{1,4}\.\d{1,4}\.\d{1,4}", version):
-        raise DatasetError(f"version {version[:40]!r} of an RLDS set: must be three numbers, like 1.0.0")
-    if image_format not in IMAGE_FORMATS or not 1 <= quality <= 100:
-        raise DatasetError(
-            f"image format {image_format!r} of quality {quality}: must be one of {', '.join(IMAGE_FORMATS)}, 1 to 100"
-        )
-    target = out / name / version
-    if target.exists() and not overwrite:
-        raise DatasetError(f"{target}: exists already; choose another name or version, remove it or overwrite it")
     if not len(training_set):
         raise DatasetError(f"{training_set.folder}: has no episode")
     workers = make_executor(executor, jobs or len(os.sched_getaffinity(0)))
-    with partial_folder(out / name / f".{version}.partial") as partial:
-        key = digest((_FORMAT, image_format, quality, _identity(training_set.folder)))
-        files = list(_files(training_set))
+    with open_rlds(rlds, overwrite) as writer:
+        key = digest(_identity(training_set.folder))
         work = [
-            _Work(training_set.folder, first, end, partial / "shards" / f"{key}-{first}-{end}", image_format, quality)
-            for _, first, end in files
+            _Work(training_set.folder, number, rlds, writer.partial / "shards" / f"{key}-{number}")
+            for number in range(len(training_set))
         ]
+        done = 0
         try:
-            with closing(workers.map_in_order(_write_file, work)) as results:
-                for done, _ in enumerate(results, start=1):
+            with closing(workers.map_in_order(_write_episode, work)) as results:
+                for _ in results:
+                    record = training_set.episodes[done]
+                    writer.add(work[done].shard, record.split, record.length)
+                    done += 1
                     if progress is not None:
                         progress(done, len(work))
         except TaskError as error:
-            _, first, end = files[error.index]
-            raise DatasetError(f"episodes {first} to {end - 1} of {training_set.folder}: {error}") from error
-        made = partial / "set"
-        splits = []
-        for split in dict.fromkeys(split for split, _, _ in files):
-            mine = [(w.shard, w.end - w.first) for w, file in zip(work, files, strict=True) if file[0] == split]
-            splits.append(_split(name, split, mine))
-            for index, (shard, _) in enumerate(mine):
-                shard.replace(made / f"{name}-{split}.tfrecord-{index:05d}-of-{len(mine):05d}")
-        side_px = training_set.images(0)[0].shape[0]
-        _write_json(made / "features.json", _features(side_px, image_format))
-        info = {"name": name, "version": version, "fileFormat": "tfrecord", "moduleName": "rldg_recorder"}
-        description = f"{len(training_set)} episodes, {training_set.frames} frames at {training_set.info['fps']} Hz"
+            raise DatasetError(f"episode {error.index} of {training_set.folder}: {error}") from error
+        side_px, _, _ = training_set.info["features"][CAMERA]["shape"]
+        return writer.finish(side_px, float(training_set.info["fps"]))
+
+
+@contextmanager
+def open_rlds(rlds: Rlds, overwrite: bool) -> Iterator[RldsWriter]:
+    """What puts an RLDS set together, by one process at a time.
+
+    Raises:
+        DatasetError: the set exists and must not be replaced, or another process writes it.
+    """
+    target = rlds.target
+    if target.exists() and not overwrite:
+        raise DatasetError(f"{target}: exists already; choose another name or version, remove it or overwrite it")
+    with partial_folder(target.with_name(f".{rlds.version}.partial")) as partial:
+        yield RldsWriter(rlds, partial)
+
+
+class RldsWriter:
+    """Puts the records of episodes together, in order; the set appears under its name when it is finished."""
+
+    def __init__(self, rlds: Rlds, partial: Path) -> None:
+        self.partial = partial
+        self._rlds = rlds
+        self._files: dict[str, list[list[int]]] = {}  # by split: of each file, the sizes of its examples (bytes)
+        self._split, self._room = "", 0
+        self._frames = 0
+
+    def add(self, shard: Path, split: str, frames: int) -> None:
+        """Append the episode whose shard this is."""
+        if split != self._split or self._room <= 0:
+            self._files.setdefault(split, []).append([])
+            self._split, self._room = split, SHARD_FRAMES
+        files = self._files[split]
+        record = self._rlds.record(shard)
+        with record.open("rb") as source, self._path(split, len(files) - 1).open("ab") as file:
+            shutil.copyfileobj(source, file)
+        files[-1].append(record.stat().st_size - _FRAME_BYTES)
+        self._room -= frames
+        self._frames += frames
+
+    def finish(self, side_px: int, rate_hz: float) -> Path:
+        """Write what is known only now, and give the set its name; returns its folder."""
+        made, rlds = self.partial / "set", self._rlds
+        for split, files in self._files.items():
+            for index in range(len(files)):
+                path = self._path(split, index)
+                path.rename(f"{path}-of-{len(files):05d}")
+        episodes = sum(len(sizes) for files in self._files.values() for sizes in files)
+        _write_json(made / "features.json", _features(side_px, rlds.image_format))
+        info = {"name": rlds.name, "version": rlds.version, "fileFormat": "tfrecord", "moduleName": "rldg_recorder"}
+        description = f"{episodes} episodes, {self._frames} frames at {rate_hz:g} Hz"
+        splits = [_split(split, files) for split, files in self._files.items()]
         _write_json(made / "dataset_info.json", {**info, "description": description, "splits": splits})
-        put(partial, target)
-    return target
+        put(self.partial, rlds.target)
+        return rlds.target
+
+    def _path(self, split: str, index: int) -> Path:
+        return self.partial / "set" / f"{self._rlds.name}-{split}.tfrecord-{index:05d}"
 
 
-def _files(training_set: TrainingSet) -> Iterator[tuple[str, int, int]]:
-    """Split, first episode and end of each file."""
-    first, frames = 0, 0
-    for index, record in enumerate(training_set.episodes):
-        frames += record.length
-        following = training_set.episodes[index + 1] if index + 1 < len(training_set) else None
-        if following is None or following.split != record.split or frames >= SHARD_FRAMES:
-            yield record.split, first, index + 1
-            first, frames = index + 1, 0
-
-
-def _split(name: str, split: str, shards: list[tuple[Path, int]]) -> dict[str, Any]:
-    size = sum(shard.stat().st_size - _FRAME_BYTES * episodes for shard, episodes in shards)
+def _split(name: str, files: list[list[int]]) -> dict[str, Any]:
     return {
-        "name": split,
+        "name": name,
         "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-        "numBytes": str(size),
-        "shardLengths": [str(episodes) for _, episodes in shards],
+        "numBytes": str(sum(map(sum, files))),
+        "shardLengths": [str(len(sizes)) for sizes in files],
     }
 
 
@@ -160,50 +217,66 @@ def _identity(folder: Path) -> list[tuple[str, int, int]]:
 
 # in a worker
 
+
+@dataclass(frozen=True)
+class _Work:
+    """One episode of a training set."""
+
+    folder: Path
+    number: int
+    rlds: Rlds
+    shard: Path
+
+
 _open = functools.lru_cache(maxsize=1)(TrainingSet)
 
 
-def _write_file(work: _Work) -> None:
-    if work.shard.exists():
-        return
-    training_set = _open(work.folder)
-    part = work.shard.with_name(f"{work.shard.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        for number in range(work.first, work.end):
-            episode = training_set.episode(number)
-            images = _encoded(training_set, number, episode, work.image_format, work.quality)
-            file.writelines(_record(_example(_episode_features(episode, images, training_set.provenance, number))))
-    part.replace(work.shard)
-
-
-def _encoded(
-    training_set: TrainingSet, number: int, episode: TrainingEpisode, image_format: str, quality: int
-) -> list[bytes]:
-    from rldg_recorder import png
-
-    if image_format == "png":
-        stored = training_set.encoded_images(number)
-        return list(stored) if stored is not None else [png.encode(image) for image in episode.images]
-    return [_jpeg(image, quality) for image in episode.images]
-
-
-def _jpeg(image: Image, quality: int) -> bytes:
+def _write_episode(work: _Work) -> None:
     from PIL import Image as Pillow
 
-    buffer = io.BytesIO()
-    Pillow.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    if has_record(work.shard, work.rlds):
+        return
+    training_set, number = _open(work.folder), work.number
+    episode = training_set.episode(number)
+    images = training_set.encoded_images(number) if work.rlds.image_format == "png" else None
+    if images is None:
+        images = [work.rlds.encode(Pillow.fromarray(image)) for image in episode.images]
+    write_record(work.shard, work.rlds, episode, images, training_set.episodes[number].group)
 
 
-def _episode_features(
-    episode: TrainingEpisode, images: list[bytes], provenance: Provenance, number: int
-) -> dict[str, Values]:
+def write_record(shard: Path, rlds: Rlds, episode: TrainingEpisode, images: Sequence[bytes], group: str) -> None:
+    """Write the record of an episode beside its shard, all of it or nothing.
+
+    Args:
+        images: as :meth:`Rlds.encode` makes them.
+        group: name of the recipe's source that it came through.
+    """
+    path = rlds.record(shard)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.writelines(_record(_example(_episode_features(episode, images, group))))
+    part.replace(path)
+
+
+def has_record(shard: Path, rlds: Rlds) -> bool:
+    """Whether the record of a shard is there and whole."""
+    try:
+        with rlds.record(shard).open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            return file.seek(0, io.SEEK_END) == length + _FRAME_BYTES
+    except (OSError, struct.error):
+        return False
+
+
+def _episode_features(episode: TrainingEpisode, images: Sequence[bytes], group: str) -> dict[str, Values]:
+    """``steps`` hold ``observation`` (``wrist_image``, ``state``), ``action``, ``reward``, ``discount`` (0 where the
+    episode terminated), ``is_first``, ``is_last``, ``is_terminal`` and ``language_instruction``; ``episode_metadata``
+    says where an episode comes from.
+    """
     count = len(episode)
     frames = np.arange(count)
     last = frames == count - 1
     terminal = last & episode.done
-    bags = {record.path: record for record in provenance.bags}
-    records = [bags[path] for path in episode.bags]
 
     def text(words: Sequence[str]) -> list[bytes]:
         return [" + ".join(dict.fromkeys(words)).encode()]
@@ -218,13 +291,13 @@ def _episode_features(
         "steps/is_last": last,
         "steps/is_terminal": terminal,
         "steps/language_instruction": [episode.instruction.encode()] * count,
-        "episode_metadata/file_path": text(episode.bags),
-        "episode_metadata/episode_id": text([record.episode_id for record in records]),
-        "episode_metadata/task": text([record.task for record in records]),
-        "episode_metadata/scene": text([record.scene for record in records]),
-        "episode_metadata/outcome": text([record.outcome for record in records]),
+        "episode_metadata/file_path": text([bag.path for bag in episode.bags]),
+        "episode_metadata/episode_id": text([bag.episode_id for bag in episode.bags]),
+        "episode_metadata/task": text([bag.task for bag in episode.bags]),
+        "episode_metadata/scene": text([bag.scene for bag in episode.bags]),
+        "episode_metadata/outcome": text([bag.outcome for bag in episode.bags]),
         "episode_metadata/policy": text([policy for policy in episode.policy_id if policy]),
-        "episode_metadata/group": text([provenance.episodes[number].group]),
+        "episode_metadata/group": text([group]),
         "episode_metadata/relabelled": np.array([episode.relabelled]),
     }
 

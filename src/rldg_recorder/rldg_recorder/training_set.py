@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rldg_recorder import png
-from rldg_recorder.episode import Image, PolicyInfo
-from rldg_recorder.frames import TrainingEpisode
+from rldg_recorder.episode import Image
+from rldg_recorder.frames import BagRecord, TrainingEpisode
 from rldg_recorder.plan import DatasetError
 
 VERSION = "v3.0"  # codebase_version of LeRobot
@@ -37,19 +37,6 @@ PROVENANCE_FILE = "provenance.json"
 
 _COLUMNS = ("observation.state", "action", "next.reward", "next.done")
 _PROVENANCE = ("provenance.source", "provenance.bag", "provenance.row", "provenance.policy")
-
-
-class BagRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A bag that frames were taken from."""
-
-    path: str
-    episode_id: str
-    task: str
-    scene: str
-    seed: int
-    outcome: str
-    robot: str = ""
-    policies: tuple[PolicyInfo, ...] = ()
 
 
 class SegmentRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,7 +180,7 @@ class TrainingSet:
             source=source,
             bag=order[local],
             row=row,
-            bags=tuple(bags[index].path for index in first),
+            bags=tuple(bags[index] for index in first),
             policy_id=tuple(policies[index] for index in policy.tolist()),
             scale=record.scale,
             relabelled=record.relabelled,

@@ -10,20 +10,16 @@ import made_sets
 import msgspec
 import numpy as np
 import pytest
-from made_sets import calls, made, made_but_second_fails, made_but_second_kills, make_plan
+from made_sets import calls, contents, made, made_but_second_fails, made_but_second_kills, make_plan
 
 from rldg_recorder.build import build
 from rldg_recorder.plan import DatasetError, Plan
+from rldg_recorder.rlds_writer import Rlds, export_rlds
 from rldg_recorder.training_set import TrainingSet
 
 
 def build_here(plan: Plan, out: Path, **options: object) -> Path:
     return build(plan, out, jobs=1, executor="serial", **{"materialize": made, **options})  # type: ignore[arg-type]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def kill_at_third(plan_file: str, out: str) -> None:
@@ -181,3 +177,42 @@ def test_a_bag_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_an_episode_without_frames_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"episode 1 of set.*no frame"):
         build_here(make_plan(tmp_path, (3, 0)), tmp_path)
+
+
+@pytest.mark.parametrize("image_format", ["jpeg", "png"])
+def test_rlds_of_one_pass_has_the_bytes_of_an_export(tmp_path: Path, image_format: str) -> None:
+    plan = make_plan(tmp_path)
+    rlds = Rlds(tmp_path / "rlds", "set", image_format=image_format)
+    both = build(plan, tmp_path / "both", jobs=2, executor="processes", materialize=made, rlds=rlds)
+    assert contents(both) == contents(build_here(plan, tmp_path / "alone"))
+    later = Rlds(tmp_path / "exported", "set", image_format=image_format)
+    exported = export_rlds(TrainingSet(both), later, executor="serial")
+    assert contents(tmp_path / "rlds" / "set" / "1.0.0") == contents(exported)
+
+
+def test_an_interrupted_build_that_is_to_write_rlds_too_goes_on(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, (5, 4, 3, 2))
+    interrupt(plan, tmp_path)
+    rlds = Rlds(tmp_path / "rlds", "set")
+    with pytest.raises(DatasetError, match=r"episode 1 of set \(.*/0001\)"):
+        build_here(plan, tmp_path, rlds=rlds, materialize=made_but_second_fails)
+    assert not (tmp_path / "rlds" / "set" / "1.0.0").exists()
+    build_here(plan, tmp_path, rlds=rlds)
+    assert calls(tmp_path) == ["0000", "0001", "0000", "0001", "0002", "0003"]
+    build_here(plan, tmp_path / "again", rlds=Rlds(tmp_path / "again" / "rlds", "set"))
+    assert contents(tmp_path / "rlds") == contents(tmp_path / "again" / "rlds")
+
+
+def test_rlds_is_refused_where_the_set_itself_will_lie(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"RLDS .*set/1\.0\.0: lies in the set"):
+        build_here(make_plan(tmp_path), tmp_path, rlds=Rlds(tmp_path, "set"))
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_existing_rlds_set_is_refused_before_any_work(tmp_path: Path) -> None:
+    plan, rlds = make_plan(tmp_path), Rlds(tmp_path / "rlds", "set")
+    build_here(plan, tmp_path / "a", rlds=rlds)
+    with pytest.raises(DatasetError, match=r"1\.0\.0: exists already"):
+        build_here(plan, tmp_path / "b", rlds=rlds)
+    assert len(calls(tmp_path)) == 3
+    build_here(plan, tmp_path / "b", rlds=rlds, overwrite=True)

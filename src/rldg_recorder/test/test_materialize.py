@@ -119,7 +119,7 @@ def test_images_are_squared_when_they_are_looked_at() -> None:
 def test_every_frame_names_its_bag_row_source_and_policy() -> None:
     episode = make_episode(np.zeros((4, 6)), policy="rl", columns={"source": [1, 2, 0, 1, 0]})
     frames = plan_of(episode, rows=(0, 1, 2, 3))
-    assert frames.bags == (str(episode.folder),)
+    assert [bag.path for bag in frames.bags] == [str(episode.folder)]
     assert frames.row.tolist() == [0, 1, 2, 3] and frames.bag.tolist() == [0] * 4
     assert frames.source.tolist() == [1, 2, 0, 1]
     assert frames.policy_id == ("rl", "", "", "rl")
@@ -158,7 +158,7 @@ def test_spliced_segments_keep_their_own_bag_and_row_and_one_reference_pose() ->
     first = make_episode(np.full((4, 6), 0.1), folder=Path("/bags/human"))
     second = make_episode(np.full((4, 6), 0.1), folder=Path("/bags/rl"), policy="rl", start=tool_down(x=0.51))
     frames = plan_of(first, second, rows=(1, 2))
-    assert frames.bags == ("/bags/human", "/bags/rl")
+    assert [bag.path for bag in frames.bags] == ["/bags/human", "/bags/rl"]
     assert frames.bag.tolist() == [0, 0, 1, 1] and frames.row.tolist() == [1, 2, 1, 2]
     assert frames.source.tolist() == [Source.HUMAN] * 2 + [Source.POLICY] * 2
     assert frames.state[2, 0] == pytest.approx(frames.state[0, 0] + 0.01, abs=1e-4)  # relative to one reset pose

@@ -8,7 +8,7 @@ from made_sets import made, make_plan
 from peers import TIMEOUT_S, run_peer
 
 from rldg_recorder.build import build
-from rldg_recorder.rlds_writer import export_rlds
+from rldg_recorder.rlds_writer import Rlds, export_rlds
 from rldg_recorder.training_set import TrainingSet
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
@@ -42,7 +42,7 @@ print(json.dumps({"splits": {k: v.num_examples for k, v in builder.info.splits.i
 def test_tfds_returns_the_episodes(tmp_path: Path, image_format: str, tolerance: float) -> None:
     plan = make_plan(tmp_path, (5, 9, 3))
     training_set = TrainingSet(build(plan, tmp_path, jobs=1, executor="serial", materialize=made))
-    folder = export_rlds(training_set, tmp_path / "rlds", image_format=image_format, executor="serial")
+    folder = export_rlds(training_set, Rlds(tmp_path / "rlds", "set", image_format=image_format), executor="serial")
     said = run_peer("tensorflow_datasets", READ, folder, tmp_path / "read.npz")
     assert said["splits"] == {"train": 2, "test": 1}
     with np.load(tmp_path / "read.npz") as read:

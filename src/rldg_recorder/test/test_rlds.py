@@ -5,16 +5,17 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from made_sets import made, make_plan
+from made_sets import contents, made, make_plan
 from PIL import Image as Pillow
 
 from rldg_recorder import rlds_writer
 from rldg_recorder.build import build
 from rldg_recorder.plan import DatasetError, Plan
-from rldg_recorder.rlds_writer import export_rlds
+from rldg_recorder.rlds_writer import Rlds, export_rlds, has_record
 from rldg_recorder.training_set import TrainingSet
 
 
@@ -26,6 +27,10 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 @pytest.fixture(scope="module")
 def training_set(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
     return TrainingSet(build(plan, tmp_path_factory.mktemp("out"), jobs=1, executor="serial", materialize=made))
+
+
+def export(training_set: TrainingSet, out: Path, name: str = "set", overwrite: bool = False, **rlds: Any) -> Path:
+    return export_rlds(training_set, Rlds(out, name, **rlds), executor="serial", overwrite=overwrite)
 
 
 def crc32c(data: bytes) -> int:
@@ -98,7 +103,7 @@ def read(folder: Path, split: str) -> list[dict[str, object]]:
 
 
 def test_steps_are_the_frames_of_the_set(training_set: TrainingSet, plan: Plan, tmp_path: Path) -> None:
-    folder = export_rlds(training_set, tmp_path, executor="serial")
+    folder = export(training_set, tmp_path)
     assert folder == tmp_path / "set" / "1.0.0"
     episodes = [*read(folder, "train"), *read(folder, "test")]
     assert len(episodes) == 3
@@ -117,7 +122,7 @@ def test_steps_are_the_frames_of_the_set(training_set: TrainingSet, plan: Plan, 
 
 
 def test_metadata_say_where_an_episode_comes_from(training_set: TrainingSet, plan: Plan, tmp_path: Path) -> None:
-    steps = read(export_rlds(training_set, tmp_path, executor="serial"), "train")[1]
+    steps = read(export(training_set, tmp_path), "train")[1]
     assert steps["episode_metadata/file_path"] == [plan.episodes[1].segments[0].bag.encode()]
     assert steps["episode_metadata/policy"] == [b"policy1"] and steps["episode_metadata/outcome"] == [b"success"]
     np.testing.assert_array_equal(steps["episode_metadata/relabelled"], [0])
@@ -125,12 +130,12 @@ def test_metadata_say_where_an_episode_comes_from(training_set: TrainingSet, pla
 
 def test_records_carry_the_checksums_of_tensorflow(training_set: TrainingSet, tmp_path: Path) -> None:
     assert masked(b"123456789") == ((0xE3069283 >> 15 | 0xE3069283 << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    folder = export_rlds(training_set, tmp_path, executor="serial")
+    folder = export(training_set, tmp_path)
     assert len(records(next(folder.glob("*-test.*")), check=True)) == 1
 
 
 def test_png_images_are_without_loss(training_set: TrainingSet, plan: Plan, tmp_path: Path) -> None:
-    folder = export_rlds(training_set, tmp_path, image_format="png", executor="serial")
+    folder = export(training_set, tmp_path, image_format="png")
     stored = read(folder, "test")[0]["steps/observation/wrist_image"]
     images = np.stack([np.asarray(Pillow.open(io.BytesIO(data))) for data in stored])  # type: ignore[attr-defined]
     np.testing.assert_array_equal(images, np.stack(list(made(plan.episodes[2], plan).images)))
@@ -141,7 +146,7 @@ def test_files_and_their_lengths_are_listed(
     training_set: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rlds_writer, "SHARD_FRAMES", 4)
-    folder = export_rlds(training_set, tmp_path, name="plugs", version="2.0.1", executor="serial")
+    folder = export(training_set, tmp_path, name="plugs", version="2.0.1")
     names = sorted(path.name for path in folder.iterdir())
     files = ["test.tfrecord-00000-of-00001", "train.tfrecord-00000-of-00002", "train.tfrecord-00001-of-00002"]
     assert names == ["dataset_info.json", "features.json", *(f"plugs-{file}" for file in files)]
@@ -152,39 +157,41 @@ def test_files_and_their_lengths_are_listed(
 
 
 def test_the_bytes_do_not_depend_on_the_executor(training_set: TrainingSet, tmp_path: Path) -> None:
-    here = export_rlds(training_set, tmp_path / "a", executor="serial")
-    apart = export_rlds(training_set, tmp_path / "b", executor="processes", jobs=2)
-    for path in here.iterdir():
-        assert path.read_bytes() == (apart / path.name).read_bytes(), path.name
+    here = export(training_set, tmp_path / "a")
+    apart = export_rlds(training_set, Rlds(tmp_path / "b", "set"), executor="processes", jobs=2)
+    assert contents(here) == contents(apart)
 
 
 def test_an_interrupted_export_goes_on_where_it_stopped(
     training_set: TrainingSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    write = rlds_writer._write_file
+    write = rlds_writer._write_episode
 
     def fails_at_last(work: rlds_writer._Work) -> None:
-        if work.end == 3 and not written.count(3):
-            written.append(3)
+        if work.number == 2 and 2 not in written:
+            written.append(2)
             raise OSError("disk full")
-        if not work.shard.exists():
-            written.append(work.end)
+        if not has_record(work.shard, work.rlds):
+            written.append(work.number)
         write(work)
 
-    monkeypatch.setattr(rlds_writer, "_write_file", fails_at_last)
-    with pytest.raises(DatasetError, match=r"episodes 2 to 2 of .*disk full"):
-        export_rlds(training_set, tmp_path, executor="serial")
+    monkeypatch.setattr(rlds_writer, "_write_episode", fails_at_last)
+    with pytest.raises(DatasetError, match=r"episode 2 of .*disk full"):
+        export(training_set, tmp_path)
     assert not (tmp_path / "set" / "1.0.0").exists()
-    export_rlds(training_set, tmp_path, executor="serial")
-    assert written == [2, 3, 3]
+    cut = sorted(tmp_path.rglob("shards/*-0.*"))[0]
+    cut.write_bytes(cut.read_bytes()[:-1])
+    folder = export(training_set, tmp_path)
+    assert written == [0, 1, 2, 0, 2]
+    assert contents(folder) == contents(export(training_set, tmp_path / "uninterrupted"))
 
 
 def test_an_existing_version_is_refused_unless_it_may_be_replaced(training_set: TrainingSet, tmp_path: Path) -> None:
-    export_rlds(training_set, tmp_path, executor="serial")
+    export(training_set, tmp_path)
     with pytest.raises(DatasetError, match=r"1\.0\.0: exists already"):
-        export_rlds(training_set, tmp_path, executor="serial")
-    export_rlds(training_set, tmp_path, executor="serial", overwrite=True)
+        export(training_set, tmp_path)
+    export(training_set, tmp_path, overwrite=True)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +206,6 @@ def test_an_existing_version_is_refused_unless_it_may_be_replaced(training_set: 
         ({"quality": 0}, "1 to 100"),
     ],
 )
-def test_wrong_arguments_are_refused(
-    training_set: TrainingSet, tmp_path: Path, wrong: dict[str, object], text: str
-) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path, wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(DatasetError, match=text):
-        export_rlds(training_set, tmp_path, executor="serial", **wrong)  # type: ignore[arg-type]
+        Rlds(tmp_path, **{"name": "set", **wrong})

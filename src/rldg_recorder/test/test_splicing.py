@@ -277,7 +277,7 @@ def test_a_recipe_splices_bags_into_episodes_that_materialize(tmp_path) -> None:
     plan, report = make_plan(msgspec.convert(data, Recipe, strict=False), bags.read)
     assert report.chosen == {"spliced": (1, 2 + 4)}
     frames = materialize(plan.episodes[0], plan, bags.read)
-    assert frames.bags == (str(human), str(rl))
+    assert [bag.path for bag in frames.bags] == [str(human), str(rl)]
     assert frames.bag.tolist() == [0, 0, 1, 1, 1, 1]
     assert frames.policy_id == ("", "", "rl", "rl", "rl", "rl")
     assert frames.reward.sum() == 1.0 and frames.done[-1]
