@@ -39,6 +39,7 @@ from rldg_rl.train import (
 from rldg_rl.worker import START
 
 _BEHIND_STEPS = 200  # environment steps that the learner may lag behind before the next episode waits for it
+_MESSAGES_PER_STEP = 3
 _CATCH_UP_S = 600.0
 _FIRST_WORD_S = 60.0
 
@@ -47,7 +48,7 @@ class TrainingCell(Protocol):
     """A cell of ``train.launch.xml`` that is up.
 
     Attributes:
-        metrics: the learner's, about once a second.
+        metrics: the learner's, about once a second, and how many messages it has ``queued``.
         trouble: why the learner has stopped, "" if it has not.
         weights: the newest that it has published (``rldg_rl.broadcast``).
     """
@@ -139,7 +140,9 @@ class GraphTraining:
             DivergenceError: the learner has stopped, and says why.
         """
         # what an earlier start has learned
-        self._cell.wait(lambda: bool(self._cell.metrics and self._cell.weights), _FIRST_WORD_S, "word of the learner")
+        self._cell.wait(
+            lambda: "env_steps" in self._cell.metrics and bool(self._cell.weights), _FIRST_WORD_S, "word of the learner"
+        )
         self._find_best()
         demo_steps = self.demonstrate()
         stopped = self._train()
@@ -207,7 +210,9 @@ class GraphTraining:
 
     def _in_time(self) -> bool:
         """In lockstep a cell may be faster than the learner, which then would learn from what an old policy did."""
-        behind = self._config.utd * self._env_steps - self._cell.metrics.get("updates", 0.0)
+        metrics = self._cell.metrics
+        steps = self._env_steps + metrics.get("queued", 0.0) / _MESSAGES_PER_STEP
+        behind = self._config.utd * steps - metrics.get("updates", 0.0)
         allowed = self._config.utd * max(_BEHIND_STEPS, self._config.warmup_steps)
         return bool(self._cell.trouble) or behind <= allowed
 

@@ -61,7 +61,8 @@ class LearnerNode(BaseNode):
     def on_diagnose(self) -> None:
         worker = self._worker
         assert worker is not None
-        metrics = {name: f"{value:.6g}" for name, value in sorted(worker.metrics.items())}
+        figures = {**worker.metrics, "queued": worker.queued}
+        metrics = {name: f"{value:.6g}" for name, value in sorted(figures.items())}
         self.report("learning", ERROR if worker.trouble else OK, worker.trouble, **metrics)
         bad = next(iter(worker.bad_bags.values()), "")
         self.report("bags", WARN if bad else OK, bad, from_bags=worker.from_bags, unreadable=len(worker.bad_bags))

@@ -108,6 +108,11 @@ class LearnerWorker:
         except queue.Full:
             self.dropped += 1
 
+    @property
+    def queued(self) -> int:
+        """Messages that wait."""
+        return self._queue.qsize()
+
     # the thread
 
     def _work(self) -> None:
