@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from tensorboardX import SummaryWriter
 
 from rldg_core.task import GripperUse, Task
 from rldg_core.types import Outcome
@@ -36,7 +37,7 @@ from rldg_rl.train import (
     make_encoder,
     scene_seed,
 )
-from rldg_rl.worker import START
+from rldg_rl.worker import BOARD, START
 
 _BEHIND_STEPS = 200  # environment steps that the learner may lag behind before the next episode waits for it
 _MESSAGES_PER_STEP = 3
@@ -131,6 +132,7 @@ class GraphTraining:
         self._kept: tuple[bytes, int] | None = None
         self._episodes = self._helped = 0
         self._began_s = time.monotonic()
+        self._board = SummaryWriter(str(run / BOARD))
 
     def run(self) -> Result:
         """Demonstrations, training, final evaluation.
@@ -139,6 +141,12 @@ class GraphTraining:
             TrainingError: the operator cannot do the task.
             DivergenceError: the learner has stopped, and says why.
         """
+        try:
+            return self._run_all()
+        finally:
+            self._board.close()
+
+    def _run_all(self) -> Result:
         # what an earlier start has learned
         self._cell.wait(
             lambda: "env_steps" in self._cell.metrics and bool(self._cell.weights), _FIRST_WORD_S, "word of the learner"
@@ -200,6 +208,8 @@ class GraphTraining:
             (episode,) = self._play(Purpose.TRAINING, number, 1)
             self._cell.wait(self._in_time, _CATCH_UP_S, "the learner's pace")
             self._episodes, self._helped = self._episodes + 1, self._helped + episode.helped_steps
+            for name, value in episode.figures().items():
+                self._board.add_scalar(name, value, self._env_steps)
             self._on_event(EpisodeEnded(number, self._env_steps, episode, dict(self._cell.metrics)))
             number += 1
             if self._env_steps >= next_check:
@@ -240,6 +250,7 @@ class GraphTraining:
         lengths = [episode.steps for episode in played if episode.success]
         mean = float(np.mean(lengths)) if lengths else float("nan")
         evaluation = Evaluation(successes=len(lengths), trials=trials, mean_steps=mean)
+        self._board.add_scalar(f"evaluation/{name}", evaluation.successes / trials, env_steps)
         self._on_event(Evaluated(name, env_steps, evaluation))
         return evaluation
 

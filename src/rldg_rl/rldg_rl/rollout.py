@@ -37,6 +37,14 @@ class Episode:
     def success(self) -> bool:
         return self.outcome is Outcome.SUCCESS
 
+    def figures(self) -> dict[str, float]:
+        """What is worth a curve, by the name of the curve."""
+        return {
+            "episode/success": float(self.success),
+            "episode/steps": float(self.steps),
+            "episode/intervention_share": self.helped_steps / max(self.steps, 1),
+        }
+
 
 def _transition(
     episode_id: str,

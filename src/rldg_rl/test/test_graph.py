@@ -111,6 +111,7 @@ def test_a_policy_that_passes_its_stop_rule_ends_the_training_and_becomes_the_ch
     card = load_card(Path(result.checkpoint))
     assert card.evaluation is not None and card.evaluation.successes == 4
     assert cell.served is None
+    assert list((run / "tensorboard").iterdir())
 
 
 def test_without_convergence_the_best_that_was_verified_is_kept_and_not_the_last(run: Path) -> None:
