@@ -75,14 +75,12 @@ def build(
     """
     _check(plan)
     target = out / plan.name
-    if target.exists() and not overwrite:
-        raise DatasetError(f"{target}: exists already; choose another name, remove it or overwrite it")
     if rlds is not None and target.resolve() in rlds.target.resolve().parents:
         raise DatasetError(f"RLDS {rlds.target}: lies in the set; choose another folder for it")
     options = msgspec.structs.replace(plan, name="", episodes=(), recipe="")
     workers = make_executor(executor, jobs)
     also = nullcontext() if rlds is None else open_rlds(rlds, overwrite)
-    with partial_folder(out / f".{plan.name}.partial") as partial, also as rlds_writer:
+    with partial_folder(target, overwrite) as partial, also as rlds_writer:
         identities = {bag: _identity(bag) for bag in sorted({s.bag for e in plan.episodes for s in e.segments})}
         work = []
         for planned in plan.episodes:

@@ -113,8 +113,6 @@ def _write(chosen: Sequence[_Chosen], out: Path, name: str) -> Path:
     chosen = sorted(chosen, key=lambda choice: choice[2] != "train")  # stable: in the order of the sets
     sets = list(dict.fromkeys(one for one, _, _ in chosen))
     target = out / name
-    if target.exists():
-        raise DatasetError(f"{target}: exists already; choose another name or remove it")
     if not chosen:
         raise DatasetError(f"{target}: no episode would be left")
     features = sets[0].info["features"]
@@ -127,7 +125,7 @@ def _write(chosen: Sequence[_Chosen], out: Path, name: str) -> Path:
         video=features[CAMERA]["dtype"] == "video",
         recipe="---\n".join(one.provenance.recipe for one in sets),
     )
-    with partial_folder(out / f".{name}.partial") as partial:
+    with partial_folder(target) as partial:
         with closing(LeRobotWriter(partial / "set", plan)) as writer:
             for index, ((one, number, split), planned) in enumerate(zip(chosen, episodes, strict=True)):
                 shard = partial / "shards" / f"{index}.npz"

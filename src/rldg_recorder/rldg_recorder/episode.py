@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ INFO_FILE = "episode.yaml"
 
 Floats = npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]  # (side, side, 3), RGB
+Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]  # a day at 10 Hz: what claims more is damaged
 
 
 class BagError(ValueError):
@@ -83,10 +84,10 @@ class EpisodeInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     operator: str = ""  # who demonstrated and intervened
     policies: tuple[PolicyInfo, ...] = ()
     lockstep: bool = False
-    began_ns: int = 0  # wall clock
+    began_ns: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0  # wall clock
     duration_s: float = 0.0  # node clock, first to last step
-    steps: int = 0
-    human_steps: int = 0  # ticks at which a human drove
+    steps: Steps = 0
+    human_steps: Steps = 0  # ticks at which a human drove
     audit: str = ""  # ok, warn or fail; "" where it was not judged
     topics: dict[str, TopicInfo] = {}
     software: dict[str, str] = {}  # rldg, ros, rmw, python

@@ -20,7 +20,7 @@ from rldg_recorder.plan import DatasetError
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Rate = Annotated[float, msgspec.Meta(gt=0.0, le=50.0)]  # Hz
+Rate = Annotated[float, msgspec.Meta(ge=0.1, le=50.0)]  # Hz
 Gap = Annotated[float, msgspec.Meta(gt=0.0, le=10.0)]
 Weight = Annotated[float, msgspec.Meta(gt=0.0, le=1e6)]
 

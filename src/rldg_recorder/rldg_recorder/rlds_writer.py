@@ -151,10 +151,7 @@ def open_rlds(rlds: Rlds, overwrite: bool) -> Iterator[RldsWriter]:
     Raises:
         DatasetError: the set exists and must not be replaced, or another process writes it.
     """
-    target = rlds.target
-    if target.exists() and not overwrite:
-        raise DatasetError(f"{target}: exists already; choose another name or version, remove it or overwrite it")
-    with partial_folder(target.with_name(f".{rlds.version}.partial")) as partial:
+    with partial_folder(rlds.target, overwrite) as partial:
         yield RldsWriter(rlds, partial)
 
 

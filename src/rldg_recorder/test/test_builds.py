@@ -1,6 +1,8 @@
 """Builds: the same bytes always, whole sets or none, and no work done twice."""
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from made_sets import calls, contents, made, made_but_second_fails, made_but_second_kills, make_plan
 
+from rldg_recorder import partial
 from rldg_recorder.build import build
 from rldg_recorder.plan import DatasetError, Plan
 from rldg_recorder.rlds_writer import Rlds, export_rlds
@@ -138,6 +141,42 @@ def test_two_builds_of_one_set_do_not_meet(tmp_path: Path) -> None:
 
     with pytest.raises(DatasetError, match="another build of this set is running"):
         build_here(plan, tmp_path, materialize=build_again)
+
+
+def test_a_set_that_another_build_has_just_made_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = partial._lock
+
+    def ends_meanwhile(folder: Path) -> int:
+        (tmp_path / "set").mkdir()
+        return lock(folder)
+
+    monkeypatch.setattr(partial, "_lock", ends_meanwhile)
+    with pytest.raises(DatasetError, match="set: exists already"):
+        build_here(make_plan(tmp_path), tmp_path)
+    assert calls(tmp_path) == []
+
+
+def test_a_folder_that_another_build_took_away_while_it_was_opened_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, taken = fcntl.flock, []
+
+    def taken_away(descriptor: int, operation: int) -> None:
+        if not taken:
+            taken.append(shutil.rmtree(tmp_path / ".set.partial"))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", taken_away)
+    assert len(TrainingSet(build_here(make_plan(tmp_path), tmp_path))) == 3
+
+
+def test_a_link_that_leads_nowhere_stands_where_the_set_will_lie(tmp_path: Path) -> None:
+    (tmp_path / "set").symlink_to(tmp_path / "gone")
+    with pytest.raises(DatasetError, match="set: exists already"):
+        build_here(make_plan(tmp_path), tmp_path)
+    assert len(TrainingSet(build_here(make_plan(tmp_path), tmp_path, overwrite=True))) == 3
 
 
 def test_progress_counts_episodes(tmp_path: Path) -> None:

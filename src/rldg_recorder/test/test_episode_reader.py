@@ -12,6 +12,7 @@ from rldg_core.types import Source
 from rldg_recorder.bag_writer import McapWriter, Topic
 from rldg_recorder.episode import BagError, EpisodeInfo, read_info, write_info
 from rldg_recorder.episode_reader import find_bags, read_episode
+from rldg_recorder.testing import make_info
 from rldg_recorder.testing_bags import POSE, TYPES, Item, episode_items, header, serialise, topic, write_items
 
 TICKS = 6
@@ -219,6 +220,13 @@ def test_a_wrong_episode_yaml_is_refused_by_name(tmp_path: Path, text: str, mess
     with pytest.raises(BagError, match=message) as caught:
         read_info(tmp_path)
     assert "episode.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("claim", [{"steps": 10**12}, {"steps": -5}, {"began_ns": 10**30}, {"began_ns": -1}])
+def test_an_episode_yaml_that_claims_what_cannot_be_is_refused(tmp_path: Path, claim: dict[str, int]) -> None:
+    write_info(tmp_path, make_info(**claim))  # type: ignore[arg-type]
+    with pytest.raises(BagError, match=rf"{next(iter(claim))}"):
+        read_info(tmp_path)
 
 
 def test_bags_are_found_below_a_folder(tmp_path: Path) -> None:
