@@ -40,7 +40,7 @@ class Actor(SpecialistPolicy):
         self._say, self._seed, self._episodes = say, checked.seed, 0
         self._lock = threading.Lock()
         self._newest: bytes | None = None
-        self._serve = Path()
+        self._served: Weights | None = None
         self.version = self._weights.version
 
     def offer(self, data: bytes) -> None:
@@ -49,9 +49,18 @@ class Actor(SpecialistPolicy):
             self._newest = data
 
     def serve(self, folder: Path | None) -> None:
-        """From the next episode on, serve a checkpoint of this run as it is; None: learn again. From any thread."""
+        """From the next episode on, serve a checkpoint of this run as it is; None: learn again. From any thread.
+
+        Raises:
+            CheckpointError: it cannot be served; nothing changes.
+        """
+        served: Weights | None = None
+        if folder is not None:
+            served, config, spec = load_weights(folder / WEIGHTS)
+            if (config, spec) != (self._config, self._spec):
+                raise CheckpointError(f"{folder}: of another preset or other shapes than this run; use one of its own")
         with self._lock:
-            self._serve = folder or Path()
+            self._served = served
 
     def warm_up(self) -> None:
         for sample in (True, False):
@@ -65,18 +74,12 @@ class Actor(SpecialistPolicy):
             CheckpointError: they cannot be used; those before them stay.
         """
         with self._lock:
-            newest, self._newest, serve = self._newest, None, self._serve
+            newest, self._newest, served = self._newest, None, self._served
         number, self._episodes = self._episodes, self._episodes + 1
         if newest is not None:
             self._weights = unpack_weights(newest, self._config, self._spec)
-        if serve == Path():
-            by_mode = number % _MODE_EVERY == _MODE_EVERY - 1
-            self._drive(self._weights, not by_mode)
-            return
-        served, config, spec = load_weights(serve / WEIGHTS)
-        if (config, spec) != (self._config, self._spec):
-            raise CheckpointError(f"{serve}: of another preset or other shapes than this run; use a checkpoint of it")
-        self._drive(served, sample=False)
+        by_mode = number % _MODE_EVERY == _MODE_EVERY - 1
+        self._drive(served or self._weights, sample=served is None and not by_mode)
 
     def _drive(self, weights: Weights, sample: bool) -> None:
         seed = self._seed + self._episodes

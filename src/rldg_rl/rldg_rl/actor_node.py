@@ -55,15 +55,16 @@ class ActorNode(PolicyNode):
         self._actor.offer(bytes(msg.data))
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        for parameter in parameters:
-            if parameter.name == "serve":
-                folder = str(parameter.value)
-                if folder and not (Path(folder) / "policy.yaml").is_file():
-                    return SetParametersResult(successful=False, reason=f"serve: {folder}: holds no policy.yaml")
-                self._set_serve(folder)
+        try:
+            for parameter in parameters:
+                if parameter.name == "serve":
+                    self._set_serve(str(parameter.value))
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=f"serve: {error}")
         return SetParametersResult(successful=True)
 
     def _set_serve(self, folder: str) -> None:
+        """Raises ValueError where it cannot be served."""
         if self._actor is not None:
             self._actor.serve(Path(folder) if folder else None)
 

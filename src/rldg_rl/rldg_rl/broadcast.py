@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import msgspec
 import numpy as np
@@ -51,5 +53,6 @@ def unpack_weights(data: bytes, config: TrainingConfig, spec: Spec) -> Weights:
     return Weights(message.version, jax.tree.unflatten(structure, arrays))
 
 
+@functools.cache
 def _shapes(config: TrainingConfig, spec: Spec) -> Params:
     return jax.eval_shape(lambda: rlpd.policy_params(rlpd.make_state(config, spec, 0)))

@@ -101,6 +101,9 @@ def test_a_checkpoint_is_served_as_it_is_until_it_is_told_to_learn_again(actor: 
 
 def test_a_checkpoint_of_another_run_is_not_served(actor: Actor, tmp_path: Path) -> None:
     other = TrainingConfig(encoder=Encoder.PIXELS_SIM, hidden=(8,), gamma=0.5)
-    actor.serve(checkpoint(tmp_path / "candidate", 3, other))
     with pytest.raises(CheckpointError, match="of another preset or other shapes"):
-        actor.reset()
+        actor.serve(checkpoint(tmp_path / "candidate", 3, other))
+    with pytest.raises(CheckpointError, match="no such file"):
+        actor.serve(tmp_path / "nowhere")
+    actor.reset()
+    assert actor.version == 0
