@@ -116,11 +116,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Head(nn.Module):
-    """From cells, (..., 80 * 112), to the logit of success, (...)."""
+    """From cells, (..., 112 * 80), to the logit of success, (...)."""
 
     @nn.compact
     def __call__(self, cells: jax.Array, train: bool = False) -> jax.Array:
-        x = cells.astype(jnp.float32).reshape(*cells.shape[:-1], _CELLS, _CHANNELS)
+        x = cells.astype(jnp.float32).reshape(*cells.shape[:-1], _CHANNELS, _CELLS).swapaxes(-1, -2)
         x = nn.relu(nn.Dense(16)(nn.LayerNorm()(x)))
         x = nn.Dropout(0.3, deterministic=not train)(x.reshape(*x.shape[:-2], -1))
         x = nn.relu(nn.LayerNorm()(nn.Dense(64)(x)))

@@ -175,7 +175,7 @@ class Frames:
     """Encoded frames.
 
     Attributes:
-        cells: (n, views, 80 * 112), float16.
+        cells: (n, views, 112 * 80), float16.
         positive: (n,).
         episode: (n,), number of the candidate that each is from.
         row: (n,), in its episode.
@@ -201,7 +201,7 @@ def encode(
     """Encode the labelled frames of the episodes numbered ``wanted``.
 
     Args:
-        cells: from an image to (views, 80 * 112).
+        cells: from an image to (views, 112 * 80).
         negatives: of each episode at most, half of them the last ones and half drawn; None for all.
 
     Raises:

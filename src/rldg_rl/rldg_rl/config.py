@@ -70,7 +70,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     # the network of encoder pixels_sim, trained before anything else
     pretrain_frames: Annotated[int, msgspec.Meta(ge=128, le=1_000_000)] = 6000
-    pretrain_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 14
+    pretrain_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
 
     warmup_steps: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 100  # before the first update
     replay_capacity: Annotated[int, msgspec.Meta(ge=1, le=5_000_000)] = 200_000  # online, and as many demonstrations

@@ -52,7 +52,7 @@ class Encoder(Protocol):
 
     name: str
     feature_dim: int
-    grid: tuple[int, int, int] | None
+    grid: tuple[int, int] | None
     image_size_px: int
     digest: str
 
@@ -68,7 +68,7 @@ class StateEncoder:
 
     name = "state"
     image_size_px = 0
-    grid: tuple[int, int, int] | None = None
+    grid: tuple[int, int] | None = None
 
     def __init__(self, task: Task) -> None:
         self._rule, self._goal = task.success, task.success.goal.pose()
@@ -128,7 +128,7 @@ class PixelsSimEncoder:
 
     name = "pixels_sim"
     image_size_px = 128
-    grid: tuple[int, int, int] | None = None
+    grid: tuple[int, int] | None = None
 
     def __init__(self, params: Any, outputs: int) -> None:
         from rldg_rl import pretrain
@@ -164,7 +164,7 @@ class PixelsEncoder:
 
     name = "pixels"
     image_size_px = 256
-    grid: tuple[int, int, int] | None = (80, 1, 112)
+    grid: tuple[int, int] | None = (112, 80)
 
     def __init__(self, views: int = 1, seed: int = 0) -> None:
         from rldg_rl import backbone
@@ -181,14 +181,14 @@ class PixelsEncoder:
         return features if self._views > 1 else features[0]
 
     def cells(self, image: npt.NDArray[np.uint8]) -> Features:
-        """The backbone's output for each view of a square image, shape (views, 80 * 112)."""
+        """The backbone's output for each view of a square image, channel by channel: shape (views, 112 * 80)."""
         images = image_views(square(image, self.image_size_px), self._views, self._rng)
         looked_at = np.stack([[square(view, 128), view[56:184, 64:192]] for view in images])
         maps = np.asarray(self._maps(self._backbone, looked_at.reshape(-1, 128, 128, 3))) / _MAP_SCALE
         maps = maps.reshape(self._views, 2, 8, 8, 112)
-        whole = maps[:, 0].reshape(-1, 4, 2, 4, 2, 112).mean(axis=(2, 4)).reshape(self._views, -1)
-        cells: Features = np.concatenate([whole, maps[:, 1].reshape(self._views, -1)], axis=1)
-        return cells.astype(np.float32)
+        whole = maps[:, 0].reshape(-1, 4, 2, 4, 2, 112).mean(axis=(2, 4)).reshape(self._views, 16, 112)
+        cells = np.concatenate([whole, maps[:, 1].reshape(self._views, 64, 112)], axis=1)
+        return cells.swapaxes(1, 2).reshape(self._views, -1).astype(np.float32)
 
     def save(self, folder: Path) -> None:
         """The installed package has the weights; the card has their digest."""

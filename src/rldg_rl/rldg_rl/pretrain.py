@@ -35,6 +35,7 @@ Images = npt.NDArray[np.uint8]
 IMAGE_PX, VIEW_PX = 128, 64
 EMBEDDING = 32
 _BATCH, _LEARNING_RATE = 128, 2e-3
+_WEIGHT = np.repeat([1.0, 3.0], RELATION_SIZE // 2).astype(np.float32)  # the fine half of a relation decides
 _RANDOM, _SPELL = 0.35, (2, 9)  # share of random motion, and the ticks that one kind of motion lasts
 
 
@@ -171,7 +172,7 @@ def _fit_step(
 ) -> tuple[Any, optax.OptState, jax.Array]:
     def loss(params: Any) -> jax.Array:
         said: Any = PoseNet(outputs).apply(params, seen)
-        return optax.huber_loss(said[1], wanted, delta=0.1).mean()
+        return (_WEIGHT * optax.huber_loss(said[1], wanted, delta=0.1).reshape(-1, RELATION_SIZE)).mean()
 
     value, grad = jax.value_and_grad(loss)(params)
     step, opt = _optimizer(schedule_steps).update(grad, opt, params)

@@ -281,7 +281,6 @@ def update(
 
     # Actor: maximise mean_i Q_i(s, a) - alpha log pi(a), a ~ pi(s); no gradient into critics or head
     temperature = jax.nn.softplus(state.raw_temperature)
-    read = head(critic.head, batch.features) if spec.grid else read
 
     def actor_loss(params: Params) -> tuple[jax.Array, jax.Array]:
         sampled, log_pi = sample(params, read, actor_key, config)

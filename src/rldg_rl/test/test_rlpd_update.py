@@ -205,7 +205,15 @@ def test_the_actor_has_no_say_in_the_critics() -> None:
     assert not same(alone.actor, both.actor)
 
 
-GRID = Spec(features=2 * 2 * 6 + 3, gripper=True, grid=(2, 2, 6))
+def test_halves_become_the_same_numbers_in_single_precision() -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    np.testing.assert_allclose(jax.jit(networks.single_precision)(halves), halves, rtol=0.0, atol=6.2e-5)
+    normal = halves[np.abs(halves) >= 6.2e-5]
+    np.testing.assert_array_equal(jax.jit(networks.single_precision)(normal), normal.astype(np.float32))
+
+
+GRID = Spec(features=2 * 2 * 6 + 3, gripper=True, grid=(6, 4))
 
 
 def test_only_the_critic_loss_trains_the_head() -> None:
