@@ -50,7 +50,7 @@ class Spec(NamedTuple):
 
 
 def single_precision(values: jax.Array) -> jax.Array:
-    """Finite numbers as float32. Written out for halves, which XLA converts one by one on a CPU; below 6e-5 they are 0."""
+    """Finite numbers as float32, written out for halves (below 6e-5 they become 0): XLA converts those slowly."""
     if values.dtype != jnp.float16:
         return values.astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(values, jnp.uint16).astype(jnp.uint32)
