@@ -19,7 +19,7 @@ from rldg_recorder.frames import BagRecord
 from rldg_recorder.lerobot_writer import LeRobotWriter, encode
 from rldg_recorder.partial import partial_folder, put
 from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode, Segment
-from rldg_recorder.training_set import CAMERA, TrainingSet
+from rldg_recorder.training_set import TrainingSet
 
 _Chosen = tuple[TrainingSet, int, str]  # an episode of a set, and the split it goes to
 
@@ -95,9 +95,9 @@ _KIND = ("rate", "image size", "image format", "action scale")
 
 
 def _kind(one: TrainingSet) -> tuple[object, ...]:
-    image = one.info["features"][CAMERA]
     scales = sorted({record.scale for record in one.episodes})
-    return one.info["fps"], image["shape"], image["dtype"], scales
+    side_px, video = one.picture
+    return one.info["fps"], side_px, "video" if video else "image", scales
 
 
 def _segments(one: TrainingSet, number: int) -> list[tuple[BagRecord, tuple[int, ...]]]:
@@ -115,14 +115,14 @@ def _write(chosen: Sequence[_Chosen], out: Path, name: str) -> Path:
     target = out / name
     if not chosen:
         raise DatasetError(f"{target}: no episode would be left")
-    features = sets[0].info["features"]
+    side_px, video = sets[0].picture
     episodes = tuple(_planned(*choice) for choice in chosen)
     plan = Plan(
         name=name,
         episodes=episodes,
         rate_hz=float(sets[0].info["fps"]),
-        image_size_px=features[CAMERA]["shape"][0],
-        video=features[CAMERA]["dtype"] == "video",
+        image_size_px=side_px,
+        video=video,
         recipe="---\n".join(one.provenance.recipe for one in sets),
     )
     with partial_folder(target) as partial:

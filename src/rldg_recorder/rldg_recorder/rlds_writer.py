@@ -28,7 +28,7 @@ from rldg_recorder.executors import TaskError, make_executor
 from rldg_recorder.frames import ACTION_NAMES, STATE_NAMES, TrainingEpisode
 from rldg_recorder.partial import partial_folder, put
 from rldg_recorder.plan import DatasetError, digest
-from rldg_recorder.training_set import CAMERA, TrainingSet
+from rldg_recorder.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -122,6 +122,7 @@ def export_rlds(
     """
     if not len(training_set):
         raise DatasetError(f"{training_set.folder}: has no episode")
+    side_px, _ = training_set.picture
     workers = make_executor(executor, jobs or len(os.sched_getaffinity(0)))
     with open_rlds(rlds, overwrite) as writer:
         key = digest(_identity(training_set.folder))
@@ -140,7 +141,6 @@ def export_rlds(
                         progress(done, len(work))
         except TaskError as error:
             raise DatasetError(f"episode {error.index} of {training_set.folder}: {error}") from error
-        side_px, _, _ = training_set.info["features"][CAMERA]["shape"]
         return writer.finish(side_px, float(training_set.info["fps"]))
 
 

@@ -105,7 +105,7 @@ class TrainingSet:
             )
         try:
             self._read_tables()
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{folder}: not a LeRobot {VERSION} set: {type(error).__name__}: {error}") from None
 
     @property
@@ -115,6 +115,15 @@ class TrainingSet:
     @property
     def episodes(self) -> tuple[EpisodeRecord, ...]:
         return self.provenance.episodes
+
+    @property
+    def picture(self) -> tuple[int, bool]:
+        """Side of the wrist images (px), and whether they are in a video; raises DatasetError where there are none."""
+        try:
+            image = self.info["features"][CAMERA]
+            return int(image["shape"][0]), image["dtype"] == "video"
+        except (LookupError, TypeError, ValueError):
+            raise DatasetError(f"{self.folder}: {INFO_FILE} lists no images {CAMERA!r} that could be used") from None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -194,11 +203,17 @@ class TrainingSet:
     # reading
 
     def _read_tables(self) -> None:
-        info, fps = self.info, float(self.info["fps"])
+        info, fps = self.info, self.info["fps"]
+        if not isinstance(fps, int | float) or not 0.0 < fps <= 1000.0:
+            raise DatasetError(f"{self.folder / INFO_FILE}: fps is {fps!r}, must be a rate in (0, 1000] Hz")
+        video = info["features"].get(CAMERA, {}).get("dtype") == "video"
+        for key, pattern in (("data_path", DATA_FILE), ("video_path", VIDEO_FILE))[: 1 + video]:
+            if info[key] != pattern:  # never filled in: it may come from anywhere
+                raise DatasetError(f"{self.folder / INFO_FILE}: {key} is {str(info[key])[:99]!r}, must be {pattern!r}")
         rows: list[dict[str, Any]] = []
         for path in sorted((self.folder / "meta" / "episodes").glob("*/*.parquet")):
             rows += _episode_rows(path)
-        if [row["episode_index"] for row in rows] != list(range(int(info["total_episodes"]))):
+        if [row["episode_index"] for row in rows] != list(range(len(rows))) or len(rows) != info["total_episodes"]:
             raise DatasetError(
                 f"{self.folder}: {INFO_FILE} says {info['total_episodes']} episodes, "
                 f"the episode table lists {len(rows)}, or not in order"
@@ -214,17 +229,18 @@ class TrainingSet:
                     f"the set, but {total} come before it"
                 )
             total = end
-            path = self.folder / str(info["data_path"]).format(
+            path = self.folder / DATA_FILE.format(
                 chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
             )
-            video, video_start = None, 0
-            if info["features"].get(CAMERA, {}).get("dtype") == "video":
+            video_path, video_start = None, 0
+            if video:
                 key = f"videos/{CAMERA}"
-                video = self.folder / str(info["video_path"]).format(
+                video_path = self.folder / VIDEO_FILE.format(
                     video_key=CAMERA, chunk_index=row[f"{key}/chunk_index"], file_index=row[f"{key}/file_index"]
                 )
                 video_start = round(row[f"{key}/from_timestamp"] * fps)
-            self._places.append(_Place(path, start - firsts.setdefault(path, start), row["length"], video, video_start))
+            first = firsts.setdefault(path, start)
+            self._places.append(_Place(path, start - first, row["length"], video_path, video_start))
         if total != info["total_frames"]:
             raise DatasetError(
                 f"{self.folder}: {INFO_FILE} says {info['total_frames']} frames, the episode table lists {total}"

@@ -10,7 +10,9 @@ import pytest
 from made_sets import made, make_plan
 
 from rldg_recorder.build import build
+from rldg_recorder.edit import delete_episodes
 from rldg_recorder.plan import DatasetError
+from rldg_recorder.rlds_writer import Rlds, export_rlds
 from rldg_recorder.training_set import CAMERA, TrainingSet
 
 DATA = "data/chunk-000/file-000.parquet"
@@ -79,6 +81,32 @@ def test_another_version_is_refused(folder: Path, version: object) -> None:
     change_json(folder / "meta/info.json", lambda info: info.update(codebase_version=version))
     with pytest.raises(DatasetError, match=r"codebase_version is .*must be 'v3.0'"):
         TrainingSet(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fps", 0),
+        ("fps", "ten"),
+        ("total_episodes", 10**12),
+        ("total_episodes", "three"),
+        ("data_path", "../{chunk_index:999999999d}{file_index}"),
+        ("data_path", "{"),
+        ("features", []),
+    ],
+)
+def test_hostile_values_are_refused(folder: Path, key: str, value: object) -> None:
+    change_json(folder / "meta/info.json", lambda info: info.update({key: value}))
+    with pytest.raises(DatasetError, match=r"(fps|path) is|says .* episodes|not a LeRobot"):
+        TrainingSet(folder)
+
+
+def test_a_set_without_wrist_images_is_neither_edited_nor_exported(folder: Path, tmp_path: Path) -> None:
+    change_json(folder / "meta/info.json", lambda info: info["features"].pop(CAMERA))
+    with pytest.raises(DatasetError, match="lists no images"):
+        delete_episodes(folder, [0], tmp_path, "fewer")
+    with pytest.raises(DatasetError, match="lists no images"):
+        export_rlds(TrainingSet(folder), Rlds(tmp_path, "rlds"), executor="serial")
 
 
 @pytest.mark.parametrize("key", ["total_episodes", "total_frames", "data_path", "features", "fps"])
