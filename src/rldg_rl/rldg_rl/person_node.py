@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from rldg_core.teleop import Teleop
 from rldg_core.types import Observation, Step
 from rldg_ros import conversions as convert
 from rldg_ros import qos
@@ -33,6 +34,9 @@ class PersonNode(OperatorNode):
         self._policy_drives = False
         self._helped_in = ""  # id of the episode
         self._episodes = 0
+        self._helps, self._away = False, 0  # whether it helped at the last tick, and ticks to keep the hands off
+        # hands that are off keep the door for so long: helping again before the policy has driven makes one long burst
+        self._ticks_held = round(Teleop.hold_s * self.task.control.rate_hz)
         super().on_setup()
         self.listen(convert.STEP, "step", self._on_step, qos.reliable(10))
 
@@ -41,10 +45,17 @@ class PersonNode(OperatorNode):
         if not self._policy_drives:
             return super().choose(observation, truth)
         if observation.episode_id != self._helped_in:
-            self._helped_in = observation.episode_id
+            self._helped_in, self._helps, self._away = observation.episode_id, False, 0
             self._person.begin(self._episodes)
             self._episodes += 1
-        return self._person.ask(observation, truth) or HANDS_OFF
+        if self._away:
+            self._away -= 1
+            return HANDS_OFF
+        command = self._person.ask(observation, truth)
+        if command is None and self._helps:
+            self._away = self._ticks_held - 1  # this tick is the first of them
+        self._helps = command is not None
+        return command or HANDS_OFF
 
     def _on_step(self, step: Step) -> None:
         self._policy_drives = bool(step.policy_id)

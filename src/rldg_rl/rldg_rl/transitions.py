@@ -28,6 +28,7 @@ Encode = Callable[[Observation], Features]
 
 _OBSERVATIONS = 32  # of the newest that wait for the step that names them
 _STEPS = 32  # likewise, when a step overtook its observation
+_STILL = 1e-6  # largest component of an action that is none
 _EPISODES = 64  # whose verdict may still be changed
 
 
@@ -56,6 +57,9 @@ def transition(
         gripper_was_closed: the held state before it.
     """
     executed = step.executed
+    toggled = executed.gripper_closed != gripper_was_closed
+    # a human keeps the door for some ticks after letting go; standing still then is nothing that was shown
+    shown = toggled or bool(np.abs(executed.delta).max() > _STILL)
     action = np.append(executed.delta, float(executed.gripper_closed)) if with_gripper else executed.delta
     return Transition(
         episode_id=episode_id,
@@ -66,9 +70,9 @@ def transition(
         reward=float(earned.reward),
         terminated=earned.terminated,
         truncated=earned.truncated,
-        intervention=step.source is Source.HUMAN,
+        intervention=step.source is Source.HUMAN and shown,
         demo=demo,
-        toggled=executed.gripper_closed != gripper_was_closed,
+        toggled=toggled,
     )
 
 

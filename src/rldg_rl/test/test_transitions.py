@@ -125,6 +125,13 @@ def test_human_steps_are_interventions_and_the_held_gripper_state_is_the_seventh
     assert [t.toggled for t in found] == [False, False, True, False, True, False]
 
 
+def test_a_human_who_has_the_door_but_stands_still_shows_nothing() -> None:
+    still = np.where(np.arange(N)[:, None] == 1, 0.0, DELTAS)
+    source = np.array([POLICY, HUMAN, HUMAN, POLICY, POLICY, POLICY, int(Source.HOLD)], np.uint8)
+    found = read(make_episode(still, policy="p", columns={"source": source}))
+    assert [t.intervention for t in found] == [False, False, True, False, False, False]
+
+
 def test_an_episode_without_a_policy_is_a_demonstration_if_it_succeeded_and_nothing_otherwise() -> None:
     assert [t.demo for t in read(make_episode(DELTAS))] == [True] * N
     assert read(make_episode(DELTAS, outcome=Outcome.FAILURE)) == []
