@@ -96,6 +96,7 @@ def _build(options: argparse.Namespace, console: Console) -> int:
         console.print(text, soft_wrap=True)
     if options.plan:
         return 0
+    rlds = Rlds(options.rlds, name_of(plan.name)) if options.rlds is not None else None
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     ) as progress:
@@ -106,10 +107,13 @@ def _build(options: argparse.Namespace, console: Console) -> int:
             jobs=options.jobs,
             executor=options.executor,
             overwrite=options.overwrite,
-            rlds=Rlds(options.rlds, name_of(plan.name)) if options.rlds is not None else None,
+            rlds=rlds,
             progress=lambda done, _total: progress.update(line, completed=done),
         )
-    return _verdict(folder, options.waive, console)
+    status = _verdict(folder, options.waive, console)
+    if rlds is not None:
+        console.print(f"RLDS: {rlds.target}{' is refused with it' if status else ''}", soft_wrap=True)
+    return status
 
 
 def _verify(options: argparse.Namespace, console: Console) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from mcap.reader import make_reader
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from rldg_bringup import bag, dataset
 from rldg_core.task import load_task
 from rldg_core.types import Outcome
-from rldg_recorder.episode import EpisodeInfo, write_info
+from rldg_recorder.episode import EpisodeInfo, read_info, write_info
 from rldg_recorder.testing_bags import episode_items, write_bag
 
 TICKS = 20
@@ -129,6 +130,16 @@ def test_a_built_set_can_be_looked_at_exported_and_edited(bags: Path, recipe: Pa
     assert list(Path("rlds/small/1.0.0").glob("*.tfrecord*"))
     dataset.main(["delete", "datasets/small", "--episodes", "0", "--to", "datasets/smaller"])
     assert json.loads(Path("datasets/smaller/meta/info.json").read_text())["total_episodes"] == 1
+
+
+def test_a_build_writes_rlds_too_and_says_where(bags: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["build", str(recipe), "--executor", "serial", "--out", "my sets", "--rlds", "my rlds"]
+    assert dataset.main([*call, *WAIVED]) == 0
+    assert "RLDS: my rlds/small/1.0.0\n" in capsys.readouterr().out
+    assert len(list(Path("my rlds/small/1.0.0").glob("*.tfrecord*"))) == 1
+    write_info(bags / "s/0000", msgspec.structs.replace(read_info(bags / "s/0000"), instruction=""))
+    assert dataset.main([*call, "--overwrite"]) == 1, "the gate refuses it"
+    assert "RLDS: my rlds/small/1.0.0 is refused with it\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
