@@ -57,6 +57,7 @@ def main(argv: list[str]) -> int:
     options = _arguments(argv)
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     from rldg_bringup.domain import DomainError
+    from rldg_bringup.train_curves import PICTURE, draw, kept
     from rldg_bringup.train_display import display
     from rldg_core.task import TaskError, load_task
     from rldg_rl.backbone import WeightsError
@@ -73,21 +74,22 @@ def main(argv: list[str]) -> int:
         if options.run and not options.graph and run.is_dir() and any(run.iterdir()):
             raise TaskError(f"--run: {run} is not empty; name a new folder")
         console.print(f"[bold]{task.name}[/], preset {options.preset}, seed {options.seed}: run in {run}")
-        with display(console, config) as show:
+        with display(console, config) as show, kept(run, show) as tell:
             if options.graph:
                 from rldg_bringup.train_graph import train_in_graph
 
-                result = train_in_graph(options.task, options.preset, run, options.seed, options.learner, show)
+                result = train_in_graph(options.task, options.preset, run, options.seed, options.learner, tell)
             else:
-                result = run_training(task, config, run, options.seed, show)
+                result = run_training(task, config, run, options.seed, tell)
     except (TaskError, EncoderError, WeightsError, DomainError) as error:
         print(f"rldg train: {error}", file=sys.stderr)
         return 2
     except (TrainingError, DivergenceError, CheckpointError, RuntimeError, TimeoutError, OSError) as error:
         print(f"rldg train: {error}", file=sys.stderr)
         return 1
-    kept = _keep(Path(result.checkpoint), options.checkpoints)
-    _tell(console, result, kept)
+    checkpoint = _keep(Path(result.checkpoint), options.checkpoints)
+    draw([run], run / PICTURE)
+    _tell(console, result, checkpoint, run / PICTURE)
     if options.json:
         print(as_json(result))
     return 0 if result.stopped == "converged" else 1
@@ -108,13 +110,14 @@ def _keep(made: Path, checkpoints: Path) -> Path:
     return kept
 
 
-def _tell(console: Console, result: Result, kept: Path) -> None:
+def _tell(console: Console, result: Result, checkpoint: Path, curves: Path) -> None:
     console.print(
         f"{result.task}, {result.encoder}: {result.success_rate:.0%} of {result.trials} autonomous episodes succeeded, "
         f"{_number(result.mean_steps, '.1f')} steps each (demonstrations {result.demo_steps:.1f})\n"
         f"after {result.env_steps} environment steps, {result.episodes} episodes, {result.intervention_steps} steps of "
         f"help; {result.wall_s:.0f} s, {_number(result.cpu_s, '.0f')} s of CPU; stopped: {result.stopped}\n"
-        f"checkpoint: {kept}\nnext: ./rldg collect {result.task} --checkpoint {kept} --episodes 100"
+        f"checkpoint: {checkpoint}\ncurves: {curves}\n"
+        f"next: ./rldg collect {result.task} --checkpoint {checkpoint} --episodes 100"
     )
 
 
