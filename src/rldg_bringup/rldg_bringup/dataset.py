@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -93,7 +94,7 @@ def _build(options: argparse.Namespace, console: Console) -> int:
 
     plan, report = make_plan(load_recipe(options.recipe))
     for text in report.lines():
-        console.print(text, soft_wrap=True)
+        console.print(text, soft_wrap=True, markup=False)
     if options.plan:
         return 0
     rlds = Rlds(options.rlds, name_of(plan.name)) if options.rlds is not None else None
@@ -112,7 +113,7 @@ def _build(options: argparse.Namespace, console: Console) -> int:
         )
     status = _verdict(folder, options.waive, console)
     if rlds is not None:
-        console.print(f"RLDS: {rlds.target}{' is refused with it' if status else ''}", soft_wrap=True)
+        console.print(f"RLDS: {rlds.target}{' is refused with it' if status else ''}", soft_wrap=True, markup=False)
     return status
 
 
@@ -127,13 +128,15 @@ def _verdict(folder: Path, waive: list[str], console: Console) -> int:
     for finding in findings:
         where = "" if finding.episode is None else f" episode {finding.episode}:"
         console.print(
-            f"[{_COLOURS[finding.level]}]{finding.level}[/] {finding.check}:{where} {finding.text}", soft_wrap=True
+            f"[{_COLOURS[finding.level]}]{finding.level}[/] {finding.check}:{where} {escape(finding.text)}",
+            soft_wrap=True,
         )
+    name = escape(str(folder))
     errors = sum(finding.level == "error" for finding in findings)
     if errors:
-        console.print(f"[red]refused[/]: {folder}: {errors} errors; mend the recipe, or accept one with --waive CHECK")
+        console.print(f"[red]refused[/]: {name}: {errors} errors; mend the recipe, or accept one with --waive CHECK")
     else:
-        console.print(f"[green]verified[/]: {folder}")
+        console.print(f"[green]verified[/]: {name}")
     return 1 if errors else 0
 
 

@@ -132,6 +132,20 @@ def test_a_built_set_can_be_looked_at_exported_and_edited(bags: Path, recipe: Pa
     assert json.loads(Path("datasets/smaller/meta/info.json").read_text())["total_episodes"] == 1
 
 
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    bags: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("0000", "0001", "0002"):
+        info = read_info(bags / "s" / name)
+        scene = "[/lab]" if name == "0000" else info.scene
+        write_info(bags / "s" / name, msgspec.structs.replace(info, instruction="", scene=scene))
+    (bags / "s").rename(bags / "[lab]")
+    recipe.write_text(recipe.read_text().replace("{name: all}", "{name: all, select: {scene: [seen]}}"))
+    assert dataset.main(["build", str(recipe), "--executor", "serial", "--out", "[b]", *WAIVED]) == 1
+    out = capsys.readouterr().out
+    assert "scene [/lab])" in out and "/[lab]/0001" in out and "refused: [b]/small" in out
+
+
 def test_a_build_writes_rlds_too_and_says_where(bags: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["build", str(recipe), "--executor", "serial", "--out", "my sets", "--rlds", "my rlds"]
     assert dataset.main([*call, *WAIVED]) == 0

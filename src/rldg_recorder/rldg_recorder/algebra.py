@@ -51,14 +51,24 @@ class PlanReport:
 
     def counts(self) -> dict[str, int]:
         """How many were dropped for each ``source: reason``, most frequent first."""
-        named = Counter(f"{d.source}: {d.reason}" if d.source else d.reason for d in self.dropped)
-        return dict(named.most_common())
+        return dict(Counter(map(_named, self.dropped)).most_common())
 
     def lines(self) -> list[str]:
         """For people."""
         taken = [f"{name}: {episodes} episodes, {frames} frames" for name, (episodes, frames) in self.chosen.items()]
-        left = [f"left out: {count} ({reason})" for reason, count in self.counts().items()]
+        examples = {_named(d): f", for instance {_example(d)}" for d in reversed(self.dropped) if d.detail}
+        counts = self.counts().items()
+        left = [f"left out: {count} ({reason}){examples.get(reason, '')}" for reason, count in counts]
         return [f"{self.found} episodes found", *taken, *left]
+
+
+def _named(dropped: Dropped) -> str:
+    return f"{dropped.source}: {dropped.reason}" if dropped.source else dropped.reason
+
+
+def _example(dropped: Dropped) -> str:
+    named = dropped.detail.startswith(str(dropped.folder))
+    return dropped.detail if named else f"{dropped.folder}: {dropped.detail}"
 
 
 def make_plan(recipe: Recipe, read: Reader = read_episode) -> tuple[Plan, PlanReport]:

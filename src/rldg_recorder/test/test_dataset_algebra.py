@@ -369,6 +369,16 @@ def test_a_plan_holds_all_actions_of_the_selected_episodes(bags) -> None:
     ]
 
 
+def test_the_report_names_a_bag_that_cannot_be_read(bags) -> None:
+    bags.add()
+    for _ in range(2):
+        (bags.add() / INFO_FILE).write_text("format: 9\n")
+    _, report = make_plan(recipe_for(bags), bags.read)
+    (left,) = [line for line in report.lines() if "left out" in line]
+    first = bags.root.resolve() / "s" / "0002" / INFO_FILE
+    assert left.startswith(f"left out: 2 (episode.yaml cannot be read), for instance {first}: format: is 9")
+
+
 def test_a_plan_without_trimming_reads_no_bag(bags) -> None:
     bags.add()
     make_plan(recipe_for(bags), bags.read)
