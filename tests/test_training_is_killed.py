@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
+from rldg_interfaces.msg import Step
 
 from rldg_bringup.episode_runner_node import EpisodeRunner
 from rldg_bringup.launch_runner import Launch
@@ -55,6 +56,11 @@ class Training:
     def __init__(self, run: Path, launch: Launch, runner: EpisodeRunner) -> None:
         self.run, self.launch, self.runner, self.cell = run, launch, runner, Cell(runner)
         self._seed = 0
+        self._steps = 0  # heard since the last episode was asked for
+        runner.listen(Step, "step", self._on_step, qos.reliable(50))
+
+    def _on_step(self, msg: Step) -> None:
+        self._steps += bool(msg.episode_id)
 
     def demonstrate(self) -> None:
         self.cell.select(policy=False)
@@ -67,16 +73,17 @@ class Training:
         (episode,) = self.cell.play(self._seed, 1)
         return episode.outcome
 
-    def play_and_kill(self, *kills: tuple[float, str]) -> int:
-        """An episode, to its end, in which nodes are killed, each so many seconds after what came before.
+    def play_and_kill(self, *kills: tuple[int, str]) -> int:
+        """An episode, to its end, in which nodes are killed, each after so many steps.
 
         Who is only just coming back from the last time is not waited for. Returns how many were there to be killed.
         """
         killed = 0
         self._seed += 1
+        self._steps = 0
         result = self.runner.start_episodes(1, self._seed).get_result_async()
-        for delay_s, victim in kills:
-            self.runner.spin(delay_s)
+        for steps, victim in kills:
+            self.runner.spin_until(lambda steps=steps: self._steps >= steps or result.done(), 60.0, "a step")
             if victim in self.launch.running():
                 os.kill(self.launch.pid(victim), signal.SIGKILL)
                 killed += 1
@@ -131,6 +138,7 @@ def training(tmp_path: Path) -> Iterator[Training]:
         yield Training(run, launch, runner)
 
 
+@pytest.mark.timeout(300)  # three starts of JAX, on cores that are shared
 def test_steps_that_a_dead_learner_missed_come_from_their_bag_and_none_twice(training: Training) -> None:
     from_bags = [0]
 
@@ -141,10 +149,10 @@ def test_steps_that_a_dead_learner_missed_come_from_their_bag_and_none_twice(tra
     training.runner.listen(DiagnosticArray, "/diagnostics", on_diagnostics, qos.reliable(100))
     training.demonstrate()
     training.play()
-    training.play_and_kill((0.3, LEARNER), (0.3, ACTOR))
+    training.play_and_kill((10, LEARNER), (20, ACTOR))
     training.play()
     training.check()
-    assert from_bags[0] > 0
+    training.runner.spin_until(lambda: from_bags[0] > 0, 30.0, "word of steps from bags")
 
     before, during, after = (read_episode(folder) for folder in closed(training.run / "bags")[-3:])
     held = during.source[:-1] == int(Source.HOLD)
@@ -166,6 +174,6 @@ def test_thirty_kills_at_random_points_lose_and_repeat_nothing(training: Trainin
         victims = rng.choice([(ACTOR,), (LEARNER,), (ACTOR, LEARNER)])
         if rng.random() < 0.8:
             training.runner.wait_until_ready(READY_TIMEOUT_S)
-        kills += training.play_and_kill(*((rng.uniform(0.0, 1.5), victim) for victim in victims)) > 0
+        kills += training.play_and_kill(*((rng.randint(0, 90), victim) for victim in victims)) > 0
     training.play()
     training.check()
