@@ -55,7 +55,16 @@ class EpisodeManagerNode(BaseNode):
         self._classifier = self.declare(
             "classifier", "", "Folder of a reward classifier that must agree to a success; empty: geometry alone."
         )
-        self._server: ActionServer | None = None
+        # for as long as the node lives: the events executor may crash over an action server that goes while it spins
+        self._server = ActionServer(
+            self,
+            RunEpisodes,
+            "episode_manager/run_episodes",
+            execute_callback=self._execute,
+            handle_accepted_callback=self._on_accepted,
+            goal_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
+        )
 
     def on_setup(self) -> None:
         sight = load_sight(self._classifier, self.task) if self._classifier else None
@@ -74,15 +83,6 @@ class EpisodeManagerNode(BaseNode):
         self._publisher = self.create_publisher(Episode, "episode", qos.latched())
         self._reset_client: Client = self.create_client(ResetScene, "reset_scene")
         self.create_service(LabelEpisode, "episode_manager/label", self._on_label)
-        self._server = ActionServer(
-            self,
-            RunEpisodes,
-            "episode_manager/run_episodes",
-            execute_callback=self._execute,
-            handle_accepted_callback=self._on_accepted,
-            goal_callback=self._on_goal,
-            cancel_callback=self._on_cancel,
-        )
         self.listen(Header, "heartbeat", self._on_heartbeat, qos.reliable(50))
         self.listen(convert.OBSERVATION, "observation", self._on_observation, qos.reliable())
         stream = qos.stream(self.lockstep)
@@ -93,11 +93,6 @@ class EpisodeManagerNode(BaseNode):
         self._flow.end_run("episode manager was deactivated")
         self._end_without_observation()
         self._wake()
-
-    def on_teardown(self) -> None:
-        if self._server is not None:
-            self._server.destroy()
-            self._server = None
 
     def on_pulse(self) -> None:
         now_s = time.monotonic()

@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Header
@@ -70,6 +71,19 @@ class BaseNode(LifecycleNode):
         self.steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(_HEARTBEAT_S, self._beat, clock=self.steady_clock)
         self._permanent: set[int] = set()
+
+    # Without the handlers of QoS events that rclpy adds to everything: the events executor crashes where one is
+    # destroyed while its event is queued (ros2/rclpy issue 1644), as at every clean-up.
+
+    def create_publisher(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any node, but silent about subscribers with incompatible QoS."""
+        kwargs.setdefault("event_callbacks", PublisherEventCallbacks(use_default_callbacks=False))
+        return super().create_publisher(*args, **kwargs)
+
+    def create_subscription(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any node, but silent about publishers with incompatible QoS."""
+        kwargs.setdefault("event_callbacks", SubscriptionEventCallbacks(use_default_callbacks=False))
+        return super().create_subscription(*args, **kwargs)
 
     # hooks
 

@@ -6,13 +6,11 @@ import os
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 
 import rclpy
 from rclpy.context import Context
-from rclpy.experimental import EventsExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -36,7 +34,8 @@ class Bench:
         os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         self.context = Context()
         rclpy.init(context=self.context, domain_id=domain_id(name))
-        self.executor = EventsExecutor(context=self.context)
+        # not the events executor, which may crash where nodes go while it spins (ros2/rclpy issue 1644)
+        self.executor = SingleThreadedExecutor(context=self.context)
         self.nodes: list[Node] = []
 
     def add(self, node: Node, activate: bool = True) -> None:
@@ -52,9 +51,6 @@ class Bench:
         self.executor.remove_node(node)
         if isinstance(node, BaseNode):
             node.close()
-        for _ in range(3):  # what its timers have already queued must not run on a destroyed node
-            with suppress(_rclpy.InvalidHandle):  # or on publishers that went with close()
-                self.executor.spin_once(0.01)
         node.destroy_node()
 
     def spin(self, until: Callable[[], object], timeout_s: float = 20.0) -> bool:
