@@ -67,6 +67,7 @@ class EpisodeRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._executor.shutdown()
+        self._goals.destroy()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
 

@@ -66,6 +66,10 @@ class EpisodeManagerNode(BaseNode):
             cancel_callback=self._on_cancel,
         )
 
+    def destroy_node(self) -> None:
+        self._server.destroy()
+        super().destroy_node()
+
     def on_setup(self) -> None:
         sight = load_sight(self._classifier, self.task) if self._classifier else None
         self._judge = Judge(self.task, self._session_id, sight)

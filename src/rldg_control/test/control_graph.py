@@ -71,6 +71,10 @@ class Probe(Node):
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.reliable(10))
         self.runs = ActionClient(self, RunEpisodes, "episode_manager/run_episodes")
 
+    def destroy_node(self) -> None:
+        self.runs.destroy()  # it would keep the node
+        super().destroy_node()
+
     def _on_observation(self, msg: ObservationMsg) -> None:
         observation = convert.observation_from_msg(msg)
         self.observations.append(observation)

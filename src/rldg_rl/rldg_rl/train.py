@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -214,7 +215,7 @@ class _Run:
         self._learner = Learner(config, self._spec, seed, run_dir / "learner")
         self._person = ScriptedPerson(task, config.interventions, seed)
         self._env_steps = self._episodes = self._helped = 0
-        self._best: tuple[float, float] = (-1.0, 0.0)  # successes a trial, and minus their length
+        self._best: tuple[float, float] = (-1.0, 0.0)  # successes until it had failed too often, and minus their length
         self._kept: tuple[Weights, int] | None = None
 
     def run(self) -> Result:
@@ -276,12 +277,7 @@ class _Run:
             learn=self._learn,
         )
         self._episodes, self._helped = number + 1, self._helped + episode.helped_steps
-        metrics = self._learner.metrics()
-        metrics |= {
-            "episode/success": float(episode.success),
-            "episode/steps": float(episode.steps),
-            "episode/intervention_share": episode.helped_steps / max(episode.steps, 1),
-        }
+        metrics = self._learner.metrics() | episode.figures()
         for name, value in metrics.items():
             self._board.add_scalar(name, value, self._env_steps)
         self._say(EpisodeEnded(number, self._env_steps, episode, metrics))
@@ -297,35 +293,42 @@ class _Run:
         """Evaluate the present policy, keep it if it is the best so far; whether the stop rule is met.
 
         The stop rule: as many consecutive autonomous successes as the preset says, confirmed by as many other
-        episodes as the final evaluation has.
+        episodes as the final evaluation has, which end early once too many of them have failed.
         """
         config, weights = self._config, self._learner.weights()
         number = self._env_steps // config.evaluate_every_steps
         found = self._evaluate(
             "check", weights, scene_seed(self._seed, Purpose.CHECKS, number * 1000), config.evaluation_episodes
         )
-        confirmed = False
-        if found.successes >= min(config.stop_successes, found.trials):
+        confirmed, successes = False, found.successes
+        if successes >= min(config.stop_successes, found.trials):
             found = self._evaluate(
                 "confirmation",
                 weights,
                 scene_seed(self._seed, Purpose.CONFIRMATIONS, number * 1000),
                 config.final_trials,
+                failures=config.final_trials - math.ceil(CONFIRMED * config.final_trials),
             )
-            confirmed = found.successes >= CONFIRMED * found.trials
-        standing = found.successes / found.trials, -found.mean_steps
+            confirmed = found.trials == config.final_trials and found.successes >= CONFIRMED * found.trials
+            successes += found.successes
+        standing = float(successes), -found.mean_steps
         if confirmed or self._kept is None or standing > self._best:
             self._best, self._kept = standing, (weights, self._env_steps)
             self._save(None)
         return confirmed
 
-    def _evaluate(self, purpose: str, weights: Weights, first: int, trials: int) -> Evaluation:
+    def _evaluate(
+        self, purpose: str, weights: Weights, first: int, trials: int, failures: int | None = None
+    ) -> Evaluation:
+        """So many autonomous episodes, or until there are more than ``failures``."""
         choose: Choose = Specialist(weights, self._config, self._spec, self._encoder).choose
-        played = [play(self._loop, self._encoder, choose, first + number) for number in range(trials)]
+        played: list[Episode] = []
+        while len(played) < trials and (failures is None or sum(not each.success for each in played) <= failures):
+            played.append(play(self._loop, self._encoder, choose, first + len(played)))
         lengths = [episode.steps for episode in played if episode.success]
         mean = float(np.mean(lengths)) if lengths else float("nan")
-        evaluation = Evaluation(successes=len(lengths), trials=trials, mean_steps=mean)
-        self._board.add_scalar(f"evaluation/{purpose}", evaluation.successes / trials, self._env_steps)
+        evaluation = Evaluation(successes=len(lengths), trials=len(played), mean_steps=mean)
+        self._board.add_scalar(f"evaluation/{purpose}", evaluation.successes / len(played), self._env_steps)
         self._say(Evaluated(purpose, self._env_steps, evaluation))
         return evaluation
 

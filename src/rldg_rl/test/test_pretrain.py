@@ -52,7 +52,7 @@ def test_frames_come_from_far_and_near(frames: pretrain.Frames) -> None:
 
 
 def test_training_brings_the_loss_down(trained: pretrain.Pretrained, losses: list[float]) -> None:
-    assert len(losses) == 10 and losses[-1] < 0.5 * losses[0]
+    assert len(losses) == 10 and losses[-1] < 0.7 * losses[0]
     assert all(0.0 < error < 0.05 for error in trained.error_m)
 
 

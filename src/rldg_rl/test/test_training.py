@@ -66,7 +66,8 @@ def test_help_reaches_the_demonstrations(tiny_run) -> None:
     episodes = [event for event in events if isinstance(event, EpisodeEnded)]
     demos = next(event for event in events if isinstance(event, DemosReady))
     assert result.intervention_steps == sum(event.episode.helped_steps for event in episodes) > 0
-    assert episodes[-1].metrics["demo_transitions"] == demos.transitions + result.intervention_steps
+    helped = episodes[-1].metrics["demo_transitions"] - demos.transitions
+    assert 0 < helped <= result.intervention_steps  # hands that rest on the device show nothing
 
 
 def test_the_checkpoint_says_how_it_did_and_can_be_loaded(tiny_run) -> None:

@@ -85,6 +85,11 @@ class BaseNode(LifecycleNode):
         kwargs.setdefault("event_callbacks", SubscriptionEventCallbacks(use_default_callbacks=False))
         return super().create_subscription(*args, **kwargs)
 
+    def destroy_node(self) -> None:
+        """The state machine too, which rclpy leaves: it would keep the node's shared memory and its place in DDS."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     # hooks
 
     def on_setup(self) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,13 @@ def test_a_failure_ends_it_with_code_1_and_says_why(mode: str, says: str) -> Non
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert says in errors
+
+
+def test_a_node_that_ends_frees_its_shared_memory() -> None:
+    process = _start("run")
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    links = (os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    locks = [Path(link) for link in links if link.startswith("/dev/shm/fastdds_") and "_port" not in link]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20.0) == 0
+    assert locks and not [lock for lock in locks if lock.exists()]
