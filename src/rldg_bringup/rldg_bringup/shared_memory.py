@@ -1,6 +1,7 @@
 """Shared memory of Fast DDS whose process has ended without freeing it.
 
-Each process holds tens of megabytes of it while it runs. After SIGKILL they stay, and are memory until the next boot.
+Each process holds tens of megabytes of it while it runs. After SIGKILL they stay, and are memory until the next boot; and
+so do its ports, whose mutex it may have held: who gets the port's number next would wait for it.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ import time
 from pathlib import Path
 
 DIRECTORY = Path("/dev/shm")
-_SEGMENTS = f"fastdds_{'[0-9a-f]' * 16}_el"  # not the ports, which are small, few and taken up again by number
 _MARGIN_S = 2.0  # between making and locking a lock file its maker needs no more than microseconds
 
 
 def remove_abandoned(directory: Path = DIRECTORY) -> int:
-    """Remove the segments of this user that nobody uses any more; how many bytes that were.
+    """Remove the segments and ports of this user that nobody uses any more; how many bytes that were.
 
-    The maker of a segment holds a lock on the file ``<segment>_el`` for as long as it lives.
+    Who has made a segment or listens at a port holds a lock on the file ``<name>_el`` for as long as it lives.
     """
     removed = 0
-    for lock in directory.glob(_SEGMENTS):
+    for lock in directory.glob("fastdds_*_el"):
         try:
             descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # somebody else's, or just gone
@@ -30,9 +30,10 @@ def remove_abandoned(directory: Path = DIRECTORY) -> int:
             about = os.fstat(descriptor)
             if about.st_uid == os.getuid() and time.time() - about.st_mtime > _MARGIN_S:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                segment = lock.with_name(lock.name.removesuffix("_el"))
-                removed += segment.stat().st_size
-                segment.unlink()
+                shared = lock.with_name(lock.name.removesuffix("_el"))
+                removed += shared.stat().st_size
+                shared.unlink()
+                shared.with_name(f"sem.{shared.name}_mutex").unlink(missing_ok=True)
                 lock.unlink()
         except OSError:  # it is held, or somebody else cleans up
             pass

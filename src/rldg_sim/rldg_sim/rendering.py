@@ -72,5 +72,6 @@ class Painter:
         return image[::-1].copy()
 
     def close(self) -> None:
+        self._gl.make_current()  # another painter's may be, whose objects would be freed
         self._context.free()
         self._gl.free()
