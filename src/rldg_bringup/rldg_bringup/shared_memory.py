@@ -1,6 +1,6 @@
 """Shared memory of Fast DDS whose process has ended without freeing it.
 
-Each process holds tens of megabytes of it while it runs. After SIGKILL they stay, and are memory until the next boot; and
+Each process holds tens of megabytes of it while it runs. After SIGKILL they stay, and are memory until the next boot;
 so do its ports, whose mutex it may have held: who gets the port's number next would wait for it.
 """
 
