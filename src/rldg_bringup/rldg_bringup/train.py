@@ -103,11 +103,11 @@ def _free(folder: Path, name: str) -> Path:
 
 def _keep(made: Path, checkpoints: Path) -> Path:
     """Copy the checkpoint to where specialists are kept; an older one of its name gives way."""
-    kept, draft = checkpoints / made.name, checkpoints / f".{made.name}.{os.getpid()}"
-    shutil.copytree(made, draft)
-    shutil.rmtree(kept, ignore_errors=True)
-    draft.rename(kept)
-    return kept
+    from rldg_rl.checkpoint import whole_folder
+
+    with whole_folder(checkpoints / made.name) as draft:
+        shutil.copytree(made, draft, dirs_exist_ok=True)
+    return checkpoints / made.name
 
 
 def _tell(console: Console, result: Result, checkpoint: Path, curves: Path) -> None:

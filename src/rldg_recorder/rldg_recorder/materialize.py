@@ -79,7 +79,7 @@ def materialize(planned: PlannedEpisode, plan: Plan, read: Reader = read_episode
         source=np.concatenate([part.source for part in parts]),
         bag=np.concatenate([np.full(len(part.rows), bags.index(part.bag), np.int64) for part in parts]),
         row=np.concatenate([part.rows for part in parts]),
-        bags=tuple(_record(path, infos[path]) for path in bags),
+        bags=tuple(bag_record(path, infos[path]) for path in bags),
         policy_id=tuple(policy for part in parts for policy in part.policy_id),
         scale=tuple(first.scale.tolist()),
         relabelled=bool(planned.relabel),
@@ -142,7 +142,8 @@ def _part(segment: Segment, planned: PlannedEpisode, plan: Plan, read: Reader) -
     )
 
 
-def _record(path: str, info: EpisodeInfo) -> BagRecord:
+def bag_record(path: str, info: EpisodeInfo) -> BagRecord:
+    """What a training set remembers of a bag."""
     return BagRecord(
         path=path,
         episode_id=info.episode_id,

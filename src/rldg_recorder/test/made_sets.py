@@ -11,7 +11,8 @@ import numpy as np
 
 from rldg_core.types import Source
 from rldg_recorder.episode import Image, PolicyInfo, read_info, write_info
-from rldg_recorder.frames import BagRecord, TrainingEpisode
+from rldg_recorder.frames import TrainingEpisode
+from rldg_recorder.materialize import bag_record
 from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode, Segment
 from rldg_recorder.testing import make_info
 
@@ -70,22 +71,9 @@ def made(planned: PlannedEpisode, plan: Plan) -> TrainingEpisode:
         source=source,
         bag=np.array([bag for bag, _ in rows], dtype=np.int64),
         row=np.array([row for _, row in rows], dtype=np.int64),
-        bags=tuple(map(_record, bags)),
+        bags=tuple(bag_record(folder, read_info(Path(folder))) for folder in bags),
         policy_id=tuple(f"policy{seed % 2}" if s == Source.POLICY else "" for s in source),
         scale=(0.01, 0.01, 0.01, 0.05, 0.05, 0.05),
-    )
-
-
-def _record(folder: str) -> BagRecord:
-    info = read_info(Path(folder))
-    return BagRecord(
-        path=folder,
-        episode_id=info.episode_id,
-        task=info.task.name,
-        scene=info.scene,
-        seed=info.seed,
-        outcome=info.outcome.name.lower(),
-        policies=info.policies,
     )
 
 

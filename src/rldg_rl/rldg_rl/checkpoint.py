@@ -10,10 +10,12 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,6 +200,25 @@ class TransitionLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty draft of a folder, which takes its name, and the place of what has it, when the block has ended.
+
+    A reader finds the old folder or the new one, or for an instant none; never half of one.
+    """
+    draft, old = (folder.with_name(f".{folder.name}.{kind}{os.getpid()}") for kind in ("new", "old"))
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    yield draft
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 # --- trees of arrays in a file ---------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ episodes that were judged worst.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,7 +28,7 @@ from rldg_core.judge import Sight
 from rldg_core.task import Task
 from rldg_recorder.episode_reader import read_episode
 from rldg_rl.backbone import WeightsError
-from rldg_rl.checkpoint import CheckpointError, into_tree, read_tree, write_tree
+from rldg_rl.checkpoint import CheckpointError, into_tree, read_tree, whole_folder, write_tree
 from rldg_rl.classifier_data import (
     Candidate,
     ClassifierConfig,
@@ -212,14 +210,15 @@ def train_classifier(
     task, found, left_out = candidates(bags)
     check_enough(found, config, left_out)
     parts = split(found, config)
+    numbers = {part: [i for i, of in enumerate(parts) if of is part] for part in Part}
     encoder, training_encoder = _encoder(), _encoder(config.views, config.seed)
     rng = np.random.default_rng([config.seed, 0xE1])
     frames = {}
     for part in Part:
         on_event(f"reading and encoding the episodes for {part.value}")
-        wanted, trains = [i for i, of in enumerate(parts) if of is part], part is Part.TRAINING
+        trains = part is Part.TRAINING
         eyes, negatives = (training_encoder, config.negatives_per_episode) if trains else (encoder, None)
-        frames[part] = encode(found, wanted, eyes.cells, read, negatives, rng)
+        frames[part] = encode(found, numbers[part], eyes.cells, read, negatives, rng)
     on_event("training")
     calibration, test = frames[Part.CALIBRATION], frames[Part.TEST]
     params, rounds = fit(frames[Part.TRAINING], calibration, config)
@@ -230,8 +229,9 @@ def train_classifier(
         threshold = choose_threshold(p, calibration.positive, config.false_positive_rate)
     except ValueError as error:
         raise ClassifierError(f"bags: {error}; record more, or allow more false positives") from None
-    scores = score(logits_of(params, test), test.positive, temperature, threshold)
-    p = probabilities(logits_of(params, test), temperature)
+    logits = logits_of(params, test)
+    scores = score(logits, test.positive, temperature, threshold)
+    p = probabilities(logits, temperature)
     problem = _problem(scores, config)
     alarms, missed = _episodes_fooled(p >= threshold, test, config.consecutive_ticks)
     report = Report(
@@ -239,9 +239,7 @@ def train_classifier(
         accepted=not problem,
         problem=problem,
         config=config,
-        episodes={
-            part.value: _counts(frames[part], found, [i for i, of in enumerate(parts) if of is part]) for part in Part
-        },
+        episodes={part.value: _counts(frames[part], found, numbers[part]) for part in Part},
         left_out=dict(left_out),
         rounds=rounds,
         temperature=temperature,
@@ -331,13 +329,11 @@ def _worst(p: npt.NDArray[np.float64], frames: Frames, found: Sequence[Candidate
 
 
 def _save(folder: Path, report: Report, params: Any | None, backbone_digest: str, read: Reader) -> None:
-    """Write the folder so that a reader finds the old one or the new one, or for an instant none; never half of one."""
-    draft, old = (folder.with_name(f".{folder.name}.{kind}{os.getpid()}") for kind in ("new", "old"))
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    (draft / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
-    _contact_sheet(draft / WORST, report.worst[:_WORST_FRAMES], read)
-    if params is not None:
+    with whole_folder(folder) as draft:
+        (draft / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+        _contact_sheet(draft / WORST, report.worst[:_WORST_FRAMES], read)
+        if params is None:
+            return
         write_tree(draft / WEIGHTS, params, {"kind": "reward_classifier"})
         card = Card(
             task=report.task,
@@ -351,10 +347,6 @@ def _save(folder: Path, report: Report, params: Any | None, backbone_digest: str
             episodes=sum(n["successful"] + n["failed"] for n in report.episodes.values()),
         )
         (draft / CARD).write_bytes(msgspec.yaml.encode(card))
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _contact_sheet(path: Path, worst: Sequence[WorstFrame], read: Reader) -> None:

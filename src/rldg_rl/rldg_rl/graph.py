@@ -36,6 +36,7 @@ from rldg_rl.train import (
     make_card,
     make_encoder,
     scene_seed,
+    summary,
 )
 from rldg_rl.worker import BOARD, START
 
@@ -247,9 +248,7 @@ class GraphTraining:
         self._cell.serve(keep(self._task, self._run, self._run / "candidate", weights, self._seed, env_steps))
         played = self._play(purpose, first, trials)
         self._cell.serve(None)
-        lengths = [episode.steps for episode in played if episode.success]
-        mean = float(np.mean(lengths)) if lengths else float("nan")
-        evaluation = Evaluation(successes=len(lengths), trials=trials, mean_steps=mean)
+        evaluation = summary(played)
         self._board.add_scalar(f"evaluation/{name}", evaluation.successes / trials, env_steps)
         self._on_event(Evaluated(name, env_steps, evaluation))
         return evaluation

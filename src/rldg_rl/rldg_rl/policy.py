@@ -7,8 +7,6 @@ of its own that no installed package provides.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from rldg_core.frames import Pose
 from rldg_core.task import Robot, Task
 from rldg_core.types import ActionChunk, Observation
 from rldg_rl import rlpd
-from rldg_rl.checkpoint import CheckpointError, Weights, load_weights, save_weights
+from rldg_rl.checkpoint import CheckpointError, Weights, load_weights, save_weights, whole_folder
 from rldg_rl.config import TrainingConfig
 from rldg_rl.encoders import Encoder, Features, Surroundings, load_encoder
 from rldg_rl.networks import Spec
@@ -109,15 +107,11 @@ def save_specialist(
     Args:
         card: ``weights_sha256`` and ``config_sha256`` are filled in.
     """
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    save_weights(draft / WEIGHTS, weights, config, spec)
-    encoder.save(draft)
-    card = msgspec.structs.replace(card, weights_sha256=_digest(draft / WEIGHTS), config_sha256=config_digest(config))
-    (draft / CARD).write_bytes(msgspec.yaml.encode(card))
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    with whole_folder(folder) as draft:
+        save_weights(draft / WEIGHTS, weights, config, spec)
+        encoder.save(draft)
+        digests = {"weights_sha256": _digest(draft / WEIGHTS), "config_sha256": config_digest(config)}
+        (draft / CARD).write_bytes(msgspec.yaml.encode(msgspec.structs.replace(card, **digests)))
     return folder
 
 

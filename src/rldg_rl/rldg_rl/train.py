@@ -309,7 +309,7 @@ class _Run:
                 config.final_trials,
                 failures=config.final_trials - math.ceil(CONFIRMED * config.final_trials),
             )
-            confirmed = found.trials == config.final_trials and found.successes >= CONFIRMED * found.trials
+            confirmed = found.successes >= CONFIRMED * found.trials
             successes += found.successes
         standing = float(successes), -found.mean_steps
         if confirmed or self._kept is None or standing > self._best:
@@ -325,9 +325,7 @@ class _Run:
         played: list[Episode] = []
         while len(played) < trials and (failures is None or sum(not each.success for each in played) <= failures):
             played.append(play(self._loop, self._encoder, choose, first + len(played)))
-        lengths = [episode.steps for episode in played if episode.success]
-        mean = float(np.mean(lengths)) if lengths else float("nan")
-        evaluation = Evaluation(successes=len(lengths), trials=len(played), mean_steps=mean)
+        evaluation = summary(played)
         self._board.add_scalar(f"evaluation/{purpose}", evaluation.successes / len(played), self._env_steps)
         self._say(Evaluated(purpose, self._env_steps, evaluation))
         return evaluation
@@ -372,6 +370,13 @@ class _Run:
 
     def _say(self, event: Event) -> None:
         self._on_event(event)
+
+
+def summary(played: list[Episode]) -> Evaluation:
+    """What autonomous episodes come to."""
+    lengths = [episode.steps for episode in played if episode.success]
+    mean = float(np.mean(lengths)) if lengths else float("nan")
+    return Evaluation(successes=len(lengths), trials=len(played), mean_steps=mean)
 
 
 def as_json(result: Result) -> str:
