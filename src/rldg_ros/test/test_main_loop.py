@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from rldg_ros.main import stood_still
 from rldg_ros.testing import domain_id
 
 SCRIPT = """
@@ -22,6 +24,7 @@ class Node(BaseNode):
         if sys.argv[1] == "raise":
             raise RuntimeError("no")
         super().__init__("looped")
+        self.active = sys.argv[1] == "active"
         self.create_timer(0.2, self.tick)
         print("up", flush=True)
     def tick(self):
@@ -59,6 +62,24 @@ def test_a_failure_ends_it_with_code_1_and_says_why(mode: str, says: str) -> Non
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert says in errors
+
+
+def test_an_active_node_that_was_stopped_for_longer_than_its_lease_ends_itself() -> None:
+    with _start("active") as process:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(5.5)
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "the process stood still for 5." in errors
+
+
+def test_a_long_computation_is_no_standstill() -> None:
+    assert not stood_still(wall_s=8.0, cpu_s=6.0)
+    assert not stood_still(wall_s=4.9, cpu_s=0.0)
+    assert stood_still(wall_s=8.0, cpu_s=0.1)
 
 
 def test_a_node_that_ends_frees_its_shared_memory() -> None:

@@ -111,7 +111,7 @@ class SimNode(BaseNode):
 
         A killed predecessor stays in the graph for some seconds, so another arm is only believed if it stays.
         """
-        for _ in range(40):
+        for _ in range(80):  # the lease of a killed one (config/fastdds.xml) and some more
             if self.count_publishers("current_pose") == 0:
                 return
             time.sleep(0.1)
