@@ -17,8 +17,8 @@ Runs ruff, mypy and pytest over the whole workspace. With pytest arguments (-k, 
   --long   also run the tests marked `long`
 """
 
-# What runs out of time is tried once more, and listed as a rerun: real processes over DDS on a busy machine miss each other
-# once in thousands of tests. A wrong result is never tried again.
+# What runs out of time is tried once more, and listed as a rerun: real processes over DDS on a busy machine miss each
+# other once in thousands of tests. A wrong result is never tried again.
 _SECOND_TRY = ["--reruns", "1", "--only-rerun", "Timeout", "--only-rerun", r"\bspin\(", "-r", "sR"]
 
 
