@@ -1,7 +1,7 @@
 """How fast bags become training sets, how much memory that takes, and LeRobot's own writer on the same frames.
 
-``lerobot``: bags to a LeRobot set. ``rlds``: bags to the same set and to RLDS in one pass. ``rlds_export``: RLDS from
-the LeRobot set.
+``lerobot``: bags to a LeRobot set of PNG images. ``rlds``: bags to RLDS of JPEG images, as published sets have them,
+and to a LeRobot set of the same images, in one pass; ``rlds_png``: of PNG images. ``rlds_export``: from a LeRobot set.
 
 Bags are written first, by the recorder's writer: episodes at 10 Hz with 128 x 128 images that look rendered and have
 the noise of a sensor, and a state at 1 kHz that the reader has to pass over. Each conversion then runs in a Python of
@@ -64,7 +64,7 @@ def measure(folder: Path, episodes: int, steps: int, repeats: int, jobs: int) ->
     print(f"{frames} frames in {bag_mb:.0f} MB of bags, {time.perf_counter() - began:.0f} s to write", file=sys.stderr)
     plan = folder / "plan.json"
     plan.write_bytes(make_plan(bags, steps))
-    runs: dict[str, list[Run]] = {"lerobot": [], "rlds": [], "rlds_export": []}
+    runs: dict[str, list[Run]] = {"lerobot": [], "rlds": [], "rlds_png": [], "rlds_export": []}
     for _ in range(repeats):
         for kind, found in runs.items():
             found.append(run_apart([sys.executable, __file__, kind, str(folder), str(jobs)]))
@@ -183,12 +183,14 @@ def convert(kind: str, folder: Path, jobs: int) -> None:
     from rldg_recorder.rlds_writer import Rlds, export_rlds
     from rldg_recorder.training_set import TrainingSet
 
-    rlds = Rlds(folder / kind, "set")
+    jpeg = kind == "rlds"
+    rlds = Rlds(folder / kind, "set", image_format="jpeg" if jpeg else "png")
     if kind == "rlds_export":
         export_rlds(TrainingSet(folder / "set"), rlds, jobs=jobs, overwrite=True)
     else:
         plan = msgspec.json.decode((folder / "plan.json").read_bytes(), type=Plan)
-        build(plan, folder, jobs=jobs, overwrite=True, rlds=rlds if kind == "rlds" else None)
+        plan = msgspec.structs.replace(plan, jpeg=jpeg)
+        build(plan, folder, jobs=jobs, overwrite=True, rlds=None if kind == "lerobot" else rlds)
 
 
 def run_apart(command: list[str]) -> Run:

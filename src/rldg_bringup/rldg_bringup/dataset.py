@@ -97,7 +97,9 @@ def _build(options: argparse.Namespace, console: Console) -> int:
         console.print(text, soft_wrap=True, markup=False)
     if options.plan:
         return 0
-    rlds = Rlds(options.rlds, name_of(plan.name)) if options.rlds is not None else None
+    rlds = None
+    if options.rlds is not None:
+        rlds = Rlds(options.rlds, name_of(plan.name), image_format="jpeg" if plan.jpeg else "png")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     ) as progress:
@@ -165,11 +167,12 @@ def _inspect(options: argparse.Namespace, console: Console) -> int:
 
 
 def _export(options: argparse.Namespace, console: Console) -> int:
-    from rldg_recorder.rlds_writer import Rlds, export_rlds, name_of
+    from rldg_recorder.rlds_writer import Rlds, export_rlds, format_of, name_of
     from rldg_recorder.training_set import TrainingSet
 
     training_set = TrainingSet(options.dataset)
-    console.print(f"RLDS: {export_rlds(training_set, Rlds(options.rlds, name_of(training_set.name)))}")
+    rlds = Rlds(options.rlds, name_of(training_set.name), image_format=format_of(training_set))
+    console.print(f"RLDS: {export_rlds(training_set, rlds)}")
     return 0
 
 

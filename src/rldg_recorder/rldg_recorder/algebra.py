@@ -125,6 +125,7 @@ def make_plan(recipe: Recipe, read: Reader = read_episode) -> tuple[Plan, PlanRe
         rate_hz=rate_hz,
         image_size_px=recipe.format.image_size_px,
         video=recipe.format.images is Images.VIDEO,
+        jpeg=recipe.format.images is Images.JPEG,
         relabel_parameters=_texts(recipe.relabel.parameters if recipe.relabel is not None else {}),
         recipe=recipe.text,
     )

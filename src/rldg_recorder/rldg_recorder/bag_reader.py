@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from isal import isal_zlib
 from mcap import records
 from mcap.data_stream import ReadDataStream
@@ -30,6 +32,8 @@ from rldg_recorder.episode import BagError
 OPENING = struct.Struct("<BQ")  # of every record: opcode, length of what follows
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _HEAD = struct.Struct("<BQH")  # of a message: opcode, length, channel
+_INDEX = struct.Struct("<HI")  # of a message index: channel, length of its entries
+_INDEX_ENTRY = np.dtype([("log_ns", "<u8"), ("offset", "<u8")])
 CHUNK = struct.Struct("<QQQII")  # start, end, uncompressed size, CRC, length of the name of the compression
 FOOTER_BYTES = OPENING.size + 20
 MAX_CHUNK_BYTES = 1 << 30  # uncompressed; what claims more is damaged or hostile
@@ -197,7 +201,7 @@ class _File:
                 elif opcode == Opcode.CHUNK:
                     try:
                         inside = chunk_data(body)
-                        for _, opcode, message in records_in(inside, 0, len(inside), passed):
+                        for _, opcode, message in self._records_of(inside, at + OPENING.size + len(body), passed):
                             if opcode == Opcode.MESSAGE:
                                 yield at, message
                     except ValueError as error:
@@ -207,6 +211,31 @@ class _File:
                     self._map.madvise(mmap.MADV_DONTNEED, begin, at + OPENING.size + len(body) - begin)
         except ValueError as error:
             raise self._wrong(self.path, str(error)) from None
+
+    def _records_of(
+        self, inside: memoryview, index_at: int, passed: Collection[int]
+    ) -> Iterator[tuple[int, int, memoryview]]:
+        """The records of a chunk but for messages of some channels, found by the index behind the chunk where it has
+        one: most of a bag is messages that nobody asks for. What the index leaves out is missing in the count.
+        """
+        offsets: list[npt.NDArray[np.uint64]] = []
+        indexed = False
+        for _, opcode, body in records_in(self._view, index_at, self._data_end):
+            if opcode != Opcode.MESSAGE_INDEX:
+                break
+            channel, entries = _index_of(body)
+            if channel not in self.channels:
+                raise ValueError(f"its index has channel {channel}, which is not there")
+            indexed = True
+            if channel not in passed:
+                offsets.append(entries["offset"])
+        if not indexed or not passed:
+            yield from records_in(inside, 0, len(inside), passed)
+            return
+        for offset in np.sort(np.concatenate(offsets)).tolist() if offsets else ():
+            if offset >= len(inside):
+                raise ValueError(f"its index names byte {offset} of {len(inside)}")
+            yield next(records_in(inside, offset, len(inside)))
 
     def close(self) -> None:
         """Let go of the file; views that are still in use keep it mapped."""
@@ -253,6 +282,16 @@ def records_in(
             raise TornError(at, f"record at byte {at}: claims {length} bytes, {end - body_at} are left")
         yield at, opcode, view[body_at:following]
         at = following
+
+
+def _index_of(body: memoryview) -> tuple[int, npt.NDArray[Any]]:
+    """Channel and entries of a message index record."""
+    if len(body) < _INDEX.size:
+        raise ValueError("its index is too short")
+    channel, size = _INDEX.unpack_from(body)
+    if size % _INDEX_ENTRY.itemsize or _INDEX.size + size > len(body):
+        raise ValueError(f"its index of channel {channel} claims {size} bytes, has {len(body) - _INDEX.size}")
+    return channel, np.frombuffer(body, _INDEX_ENTRY, size // _INDEX_ENTRY.itemsize, _INDEX.size)
 
 
 def _pass(view: memoryview, at: int, end: int, passed: Collection[int]) -> int:

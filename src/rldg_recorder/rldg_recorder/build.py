@@ -19,7 +19,7 @@ import msgspec
 
 from rldg_recorder.executors import TaskError, make_executor
 from rldg_recorder.frames import TrainingEpisode
-from rldg_recorder.lerobot_writer import LeRobotWriter, encode, is_whole
+from rldg_recorder.lerobot_writer import LeRobotWriter, encode, encoded_images, is_whole
 from rldg_recorder.materialize import materialize
 from rldg_recorder.partial import partial_folder, put
 from rldg_recorder.plan import DatasetError, Plan, PlannedEpisode, digest
@@ -115,11 +115,12 @@ def _make_shard(work: _Work) -> None:
         return
     episode = work.materialize(work.planned, work.options)
     if rlds is None:
-        encode(episode, work.shard, video)
-    else:
-        images: list[bytes] = []
-        encode(episode, work.shard, video, each=lambda image: images.append(rlds.encode(image)))
-        write_record(work.shard, rlds, episode, images, work.planned.group)
+        encode(episode, work.shard, work.options)
+        return
+    images: list[bytes] = []
+    same = not video and (rlds.image_format == "jpeg") == work.options.jpeg
+    encode(episode, work.shard, work.options, each=lambda image: None if same else images.append(rlds.encode(image)))
+    write_record(work.shard, rlds, episode, encoded_images(work.shard) if same else images, work.planned.group)
 
 
 def _check(plan: Plan) -> None:

@@ -130,7 +130,7 @@ def _write(chosen: Sequence[_Chosen], out: Path, name: str) -> Path:
             for index, ((one, number, split), planned) in enumerate(zip(chosen, episodes, strict=True)):
                 shard = partial / "shards" / f"{index}.npz"
                 episode = replace(one.episode(number), split=split)
-                encode(episode, shard, plan.video)
+                encode(episode, shard, plan)
                 writer.add(shard, planned)
                 for file in partial.glob("shards/*"):
                     file.unlink()

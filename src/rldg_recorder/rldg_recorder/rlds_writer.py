@@ -33,7 +33,7 @@ from rldg_recorder.training_set import TrainingSet
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-IMAGE_FORMATS = ("jpeg", "png")
+IMAGE_FORMATS = ("png", "jpeg")
 SHARD_FRAMES = 1000  # a file with so many frames gets no further episode
 _FORMAT = 1  # raise it whenever records of an interrupted build or export must not be used again
 _FRAME_BYTES = 16  # of a record, beside its data
@@ -50,8 +50,7 @@ class Rlds:
         out: gets ``<name>/<version>``; it is the ``data_dir`` of the trainers.
         name: letters, digits and _.
         version: three numbers.
-        image_format: "jpeg", or "png" without loss.
-        quality: of JPEG, 1 to 100.
+        image_format: "png", or "jpeg" with loss in a quarter of the space; a set's own costs least.
 
     Raises:
         DatasetError: one of them is wrong.
@@ -60,8 +59,7 @@ class Rlds:
     out: Path
     name: str
     version: str = "1.0.0"
-    image_format: str = "jpeg"
-    quality: int = 95
+    image_format: str = "png"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,99}", self.name):
@@ -70,11 +68,8 @@ class Rlds:
             )
         if not re.fullmatch(r"\d{1,4}\.\d{1,4}\.\d{1,4}", self.version):
             raise DatasetError(f"version {self.version[:40]!r} of an RLDS set: must be three numbers, like 1.0.0")
-        if self.image_format not in IMAGE_FORMATS or not 1 <= self.quality <= 100:
-            raise DatasetError(
-                f"image format {self.image_format!r} of quality {self.quality}: "
-                f"must be one of {', '.join(IMAGE_FORMATS)}, 1 to 100"
-            )
+        if self.image_format not in IMAGE_FORMATS:
+            raise DatasetError(f"image format {self.image_format!r}: must be one of {', '.join(IMAGE_FORMATS)}")
 
     @property
     def target(self) -> Path:
@@ -82,15 +77,17 @@ class Rlds:
 
     def encode(self, picture: Picture) -> bytes:
         """An image as it is stored."""
-        if self.image_format == "png":
-            return png.encode(np.asarray(picture))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=self.quality)
-        return buffer.getvalue()
+        return png.encode(np.asarray(picture)) if self.image_format == "png" else png.encode_jpeg(picture)
 
     def record(self, shard: Path) -> Path:
         """Where the record of an episode lies whose shard this is."""
-        return shard.with_suffix(f".{self.image_format}{self.quality}.record{_FORMAT}")
+        return shard.with_suffix(f".{self.image_format}.record{_FORMAT}")
+
+
+def format_of(training_set: TrainingSet) -> str:
+    """The image format that needs no encoding."""
+    images = training_set.encoded_images(0) if len(training_set) else None
+    return "jpeg" if images and not png.is_png(images[0]) else "png"
 
 
 def name_of(set_name: str) -> str:
@@ -235,8 +232,8 @@ def _write_episode(work: _Work) -> None:
         return
     training_set, number = _open(work.folder), work.number
     episode = training_set.episode(number)
-    images = training_set.encoded_images(number) if work.rlds.image_format == "png" else None
-    if images is None:
+    images = training_set.encoded_images(number)
+    if images is None or any(png.is_png(image) != (work.rlds.image_format == "png") for image in images):
         images = [work.rlds.encode(Pillow.fromarray(image)) for image in episode.images]
     write_record(work.shard, work.rlds, episode, images, training_set.episodes[number].group)
 

@@ -159,12 +159,12 @@ class TrainingSet:
         if place.video is not None:
             return _VideoImages(place.video, place.video_start, place.length)
         table = self._read(number, (camera,))
-        return _PngImages(f"{place.path}: episode {number}", table.column(camera).combine_chunks().field("bytes"))
+        return _StillImages(f"{place.path}: episode {number}", table.column(camera).combine_chunks().field("bytes"))
 
     def encoded_images(self, number: int, camera: str = CAMERA) -> Sequence[bytes] | None:
         """The images of an episode as they are stored, or None where they are in a video; raises as :meth:`columns`."""
         images = self.images(number, camera)
-        return images.encoded() if isinstance(images, _PngImages) else None
+        return images.encoded() if isinstance(images, _StillImages) else None
 
     def episode(self, number: int) -> TrainingEpisode:
         """An episode as it was written; raises as :meth:`columns`."""
@@ -309,7 +309,7 @@ class TrainingSet:
         return table
 
 
-class _PngImages(Sequence[Image]):
+class _StillImages(Sequence[Image]):
     def __init__(self, where: str, data: Any) -> None:
         self._where = where
         self._data = data  # pyarrow array of bytes
@@ -325,7 +325,7 @@ class _PngImages(Sequence[Image]):
 
     def __getitem__(self, row: int | slice) -> Image | Sequence[Image]:
         if isinstance(row, slice):
-            return _PngImages(self._where, self._data.take(list(range(*row.indices(len(self))))))
+            return _StillImages(self._where, self._data.take(list(range(*row.indices(len(self))))))
         try:
             return png.decode(self._data[row].as_py() or b"")
         except ValueError as error:

