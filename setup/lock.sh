@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes the two lock files anew from setup/*.in. Give --upgrade to move to the newest versions that the .in files allow.
+# Writes the three lock files anew from setup/*.in. Give --upgrade to move to the newest versions that the .in files allow.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH
@@ -15,3 +15,6 @@ lock() {
 lock setup/wheels.lock setup/requirements-common.in setup/requirements-ros.in "$@"
 # A distribution's rclpy is compiled against the distribution's numpy, so that one stays.
 lock setup/distro.lock setup/requirements-common.in --no-emit-package numpy "$@"
+# Only numpy of the main locks may be another one, and those have it.
+lock setup/generalists.lock setup/requirements-generalists.in --override setup/overrides-generalists.in \
+    --no-emit-package numpy --no-emit-package torch --no-emit-package sentence-transformers "$@"

@@ -125,6 +125,11 @@ take_stock() { # sets venv_state and build_state: current, outdated (can be brou
     if [ "$venv_state" != missing ] && [ ! -x "$venv/bin/python" ]; then venv_state=missing; fi
     build_state=$(stamp_state "$install/.rldg-complete" "$build_sum")
     if [ "$venv_state" != current ] && [ "$build_state" = current ]; then build_state=outdated; fi
+    generalists_sum=$(echo "$venv_sum" | cat - "$root/setup/generalists.lock" | sha256sum)
+    generalists_state=current
+    if [ -n "${generalists:-}" ]; then
+        generalists_state=$(stamp_state "$venv/.rldg-generalists" "$generalists_sum")
+    fi
 }
 
 stamp_state() { # stamp file, checksum
@@ -182,6 +187,21 @@ install_packages() {
     if [ "$ros" = wheels ]; then fix_cmake_files; fi
     printf '%s\n%s\n' "$identity" "$venv_sum" >"$state/stamp"
     mv "$state/stamp" "$venv/.rldg-complete"
+}
+
+# What only the generalists need, a gigabyte of it, comes with the first verb that needs them. pip and not uv installs torch,
+# because pip also takes the build without CUDA, which is a tenth of the size, from where PIP_FIND_LINKS or
+# PIP_EXTRA_INDEX_URL point to.
+torch=torch==2.13.0
+
+install_generalists() {
+    rm -f "$venv/.rldg-generalists"
+    VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --system-certs --no-progress --require-hashes --no-deps \
+        -r "$root/setup/generalists.lock"
+    "$venv/bin/python" -m pip install --disable-pip-version-check "$torch"
+    "$venv/bin/python" -m compileall -q -j 0 "$venv"/lib/python3.*/site-packages || echo 'not everything was compiled'
+    printf '%s\n%s\n' "$identity" "$generalists_sum" >"$state/stamp"
+    mv "$state/stamp" "$venv/.rldg-generalists"
 }
 
 fix_cmake_files() {
@@ -246,7 +266,7 @@ stage() { # text, command: its output goes to the log; tells how long it took, o
 set_up() {
     choose_ros
     take_stock
-    if [ "$venv_state$build_state" = currentcurrent ]; then return; fi
+    if [ "$venv_state$build_state$generalists_state" = currentcurrentcurrent ]; then return; fi
 
     require_tools
     choose_python
@@ -267,6 +287,7 @@ set_up() {
         stage "Python environment in .venv ($("$python" -V 2>&1))" make_venv
     fi
     if [ "$venv_state" != current ]; then stage "packages of ${lock#"$root"/} ($ros_name)" install_packages; fi
+    if [ "$generalists_state" != current ]; then stage 'packages of the generalists (OpenVLA, Octo)' install_generalists; fi
     if [ "$build_state" != current ]; then
         stage 'workspace: colcon build into install' build_workspace
         rm -f "$build/.rldg-unfinished"
