@@ -132,7 +132,8 @@ def learned(run: Path) -> list[Told]:
 def training(tmp_path: Path) -> Iterator[Training]:
     preset, run = tmp_path / "preset.yaml", tmp_path / "run"
     preset.write_text(PRESET)
-    begin(load_task(TASK), load_config(preset), run, 0)
+    task = load_task(TASK)
+    begin(task, load_config(preset, task.family), run, 0)
     arguments = {"task": TASK, "preset": str(preset), "run": str(run), "lockstep": "true"}
     with running("train", arguments, tmp_path, READY_TIMEOUT_S, free_environment()) as (launch, runner):
         yield Training(run, launch, runner)

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from rich.console import Console
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--preset", default="pixels_sim", help="a name of config/training or a YAML file (default: %(default)s)"
     )
+    parser.add_argument(
+        "--segment",
+        choices=("all", "grasped"),
+        help="grasped: a person brings every episode to where the gripper holds the object (default: the preset's)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument("--run", type=Path, help="folder of the run (default: a new one in runs/)")
     parser.add_argument(
@@ -47,6 +53,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not 0 <= options.seed <= MAX_SEED:
         parser.error(f"--seed: is {options.seed}, must be from 0 to {MAX_SEED}")
+    if options.segment and options.graph:
+        parser.error("--segment: is for training in one process; with --graph a preset's whole task is learned")
     if options.learner == "elsewhere" and not options.graph:
         parser.error("--learner: elsewhere needs --graph: in one process there is no other learner")
     return options
@@ -62,14 +70,17 @@ def main(argv: list[str]) -> int:
     from rldg_core.task import TaskError, load_task
     from rldg_rl.backbone import WeightsError
     from rldg_rl.checkpoint import CheckpointError
-    from rldg_rl.config import load_config
+    from rldg_rl.config import Segment, load_config
     from rldg_rl.encoders import EncoderError
     from rldg_rl.learner import DivergenceError
     from rldg_rl.train import TrainingError, as_json, run_training
 
     console = Console(highlight=False, stderr=options.json)
     try:
-        task, config = load_task(options.task), load_config(options.preset)
+        task = load_task(options.task)
+        config = load_config(options.preset, task.family)
+        if options.segment:
+            config = msgspec.structs.replace(config, segment=Segment(options.segment))
         run = options.run or _free(Path("runs"), f"{task.name}-{Path(options.preset).stem}-{options.seed}")
         if options.run and not options.graph and run.is_dir() and any(run.iterdir()):
             raise TaskError(f"--run: {run} is not empty; name a new folder")

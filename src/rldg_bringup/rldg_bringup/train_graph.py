@@ -43,7 +43,8 @@ def train_in_graph(task: str, preset: str, run: Path, seed: int, learner: str, o
     from rldg_rl.graph import GraphTraining, begin
 
     run = run.absolute()
-    loaded, config = load_task(task), load_config(preset)
+    loaded = load_task(task)
+    config = load_config(preset, loaded.family)
     begin(loaded, config, run, seed, on_event)
     arguments = {"task": task, "preset": preset, "run": str(run), "seed": str(seed), "lockstep": "true"}
     arguments["learner"] = learner

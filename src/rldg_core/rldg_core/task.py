@@ -318,13 +318,22 @@ def _resolve(name_or_path: str | Path, kind: str) -> Path:
     return path
 
 
-def read_yaml(path: Path, kind: type[_T]) -> _T:
+def read_yaml(path: Path, kind: type[_T], family: str | None = None) -> _T:
     """Read a YAML file, laid over the one that it ``extends``, as a strict struct: of tasks, robots, recipes.
+
+    Args:
+        family: of tasks; what the file says under ``families.<family>`` is laid over the rest. None: the file has no
+            such key.
 
     Raises:
         TaskError: the file is missing, not YAML, or breaks the schema; one line: file, key, what is allowed.
     """
     data = _layered(path, ())
+    if family is not None:
+        families = data.pop("families", {})
+        if not isinstance(families, dict) or not all(isinstance(value, dict) for value in families.values()):
+            raise TaskError(f"{path}: families: must map families of tasks to what is different for them")
+        data = _overlay(data, families.get(family, {}))
     try:
         return msgspec.convert(data, kind, strict=False)
     except msgspec.ValidationError as error:

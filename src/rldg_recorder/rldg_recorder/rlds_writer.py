@@ -363,10 +363,10 @@ def _example(features: dict[str, Values]) -> bytes:
 
 def _record(data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     length = struct.pack("<Q", len(data))
-    return length, _masked_crc(length), data, _masked_crc(data)
+    return length, masked_crc(length), data, masked_crc(data)
 
 
-def _masked_crc(data: bytes) -> bytes:
+def masked_crc(data: bytes) -> bytes:
     import google_crc32c
 
     crc = google_crc32c.value(data)

@@ -1,6 +1,7 @@
 """Training presets: everything about a run of the learner that a person may want to change.
 
-A preset is a YAML file of ``config/training`` or any other path; it may say ``extends: other.yaml``. Defaults are
+A preset is a YAML file of ``config/training`` or any other path; it may say ``extends: other.yaml``, and under
+``families`` what is different for a family of tasks. Defaults are
 those of HIL-SERL where it gives a number, and the comment says so where it does not or where this differs.
 """
 
@@ -32,6 +33,13 @@ class Activation(enum.StrEnum):
     RELU = "relu"
 
 
+class Segment(enum.StrEnum):
+    """Which part of the task is learned; a person brings every episode to its beginning."""
+
+    ALL = "all"
+    GRASPED = "grasped"  # from where the object hangs in the gripper
+
+
 class Interventions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When the scripted operator takes over in simulation: short bursts, rarer with every episode."""
 
@@ -45,6 +53,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """One preset. Hashable, so that compiled functions may depend on it."""
 
     encoder: Encoder
+    segment: Segment = Segment.ALL
     demos: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 20  # successful demonstrations before training
 
     gamma: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.97  # 0.98 where success takes longer than 8 s
@@ -58,6 +67,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     tau: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.005
     learning_rate: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 3e-4
     clip_norm: Positive = 40.0  # of the gradient of each network; not in HIL-SERL
+    average_tau: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1e-3  # per actor update, of the policy that is served
     initial_temperature: Positive = 0.01
     target_entropy_per_dim: Annotated[float, msgspec.Meta(ge=-10.0, le=10.0)] = -0.5  # of the continuous dimensions
     gripper_penalty: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.02  # for every change of the held state
@@ -89,11 +99,12 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in (config_directory() / "training").glob("*.yaml"))
 
 
-def load_config(name_or_path: str | Path) -> TrainingConfig:
+def load_config(name_or_path: str | Path, family: str) -> TrainingConfig:
     """Read and check a preset.
 
     Args:
         name_or_path: a name of ``config/training`` (``state``) or the path of a YAML file.
+        family: of the task that it is for.
 
     Raises:
         TaskError: the file is missing or breaks the schema; one line: file, key, what is allowed.
@@ -103,7 +114,7 @@ def load_config(name_or_path: str | Path) -> TrainingConfig:
         path = config_directory() / "training" / f"{name_or_path}.yaml"
         if not path.is_file():
             raise TaskError(f"{path}: no such file; presets here: {', '.join(preset_names())}")
-    config = read_yaml(path, TrainingConfig)
+    config = read_yaml(path, TrainingConfig, family)
     problem = contradiction(config)
     if problem:
         raise TaskError(f"{path}: {problem}")

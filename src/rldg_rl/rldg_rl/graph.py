@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from rldg_core.task import GripperUse, Task
 from rldg_core.types import Outcome
 from rldg_recorder.episode import EpisodeInfo, read_info
 from rldg_recorder.episode_reader import find_bags
 from rldg_rl import rlpd
+from rldg_rl.board import open_board
 from rldg_rl.broadcast import pack_weights, unpack_weights
 from rldg_rl.checkpoint import Weights, load_weights
 from rldg_rl.config import TrainingConfig
@@ -133,7 +133,7 @@ class GraphTraining:
         self._kept: tuple[bytes, int] | None = None
         self._episodes = self._helped = 0
         self._began_s = time.monotonic()
-        self._board = SummaryWriter(str(run / BOARD))
+        self._board = open_board(run / BOARD)
 
     def run(self) -> Result:
         """Demonstrations, training, final evaluation.

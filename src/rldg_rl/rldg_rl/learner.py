@@ -215,8 +215,8 @@ class Learner:
         return np.asarray(action)
 
     def weights(self) -> Weights:
-        """A copy of what acting needs."""
-        return Weights(self.updates, jax.tree.map(np.array, rlpd.policy_params(self._state)))
+        """A copy of what is served: the average of the policy over its last updates."""
+        return Weights(self.updates, jax.tree.map(np.array, self._state.served))
 
     # --- survival ----------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class PersonNode(OperatorNode):
         from rldg_rl.config import load_config
         from rldg_rl.interventions import ScriptedPerson
 
-        schedule = load_config(self._preset).interventions
+        schedule = load_config(self._preset, self.task.family).interventions
         self._person = ScriptedPerson(self.task, schedule, int(self.get_parameter("style_seed").value))
         self._policy_drives = False
         self._helped_in = ""  # id of the episode

@@ -53,6 +53,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     gripper: str
     weights_sha256: str = ""
     config_sha256: str = ""
+    segment: str = "all"  # of the task that it was trained for
     seed: int
     env_steps: int
     evaluation: Evaluation | None = None

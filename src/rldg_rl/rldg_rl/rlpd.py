@@ -2,8 +2,10 @@
 
 To be read next to the papers: RLPD (Ball et al. 2023, algorithm 1 and section 4), SAC with a learned temperature
 (Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", section 5) and HIL-SERL (Luo et al. 2024,
-gripper critic). Pure functions of a state and a batch. Two deliberate differences from the released HIL-SERL code:
-running out of time bootstraps, and a network that is not updated does not change by a bit.
+gripper critic). Pure functions of a state and a batch. Deliberate differences from the released HIL-SERL code: running
+out of time bootstraps; values that critics are trained towards stay in the range of what an episode can earn; a network
+that is not updated does not change by a bit; and what is served is an average of the policy over its last updates,
+which does not jump from one evaluation to the next.
 """
 
 from __future__ import annotations
@@ -55,6 +57,14 @@ class CriticParams(NamedTuple):
     ensemble: Params
 
 
+class PolicyParams(NamedTuple):
+    """What acting needs."""
+
+    actor: Params
+    head: Params
+    gripper: Params
+
+
 class TrainState(NamedTuple):
     """Everything that an update changes. ``gripper*`` are empty where actions have no gripper."""
 
@@ -63,6 +73,7 @@ class TrainState(NamedTuple):
     target_critic: CriticParams
     gripper: Params
     target_gripper: Params
+    served: PolicyParams  # average over the last updates of what acts
     raw_temperature: jax.Array  # temperature = softplus of it
     actor_optimizer: optax.OptState
     critic_optimizer: optax.OptState
@@ -70,14 +81,6 @@ class TrainState(NamedTuple):
     temperature_optimizer: optax.OptState
     key: jax.Array  # uint32 data of the random key
     updates: jax.Array  # how many critic updates this state has seen
-
-
-class PolicyParams(NamedTuple):
-    """What acting needs."""
-
-    actor: Params
-    head: Params
-    gripper: Params
 
 
 Metrics = dict[str, jax.Array]
@@ -102,12 +105,14 @@ def make_state(config: TrainingConfig, spec: Spec, seed: int) -> TrainState:
     gripper = networks.GripperCritic(config).init(keys[3], read) if spec.gripper else {}
     raw_temperature = jnp.asarray(np.log(np.expm1(config.initial_temperature)), dtype=jnp.float32)
     start = optimizer(config).init
+    served = jax.tree.map(jnp.copy, PolicyParams(actor, head, gripper))
     return TrainState(
         actor=actor,
         critic=critic,
         target_critic=jax.tree.map(jnp.copy, critic),
         gripper=gripper,
         target_gripper=jax.tree.map(jnp.copy, gripper),
+        served=served,
         raw_temperature=raw_temperature,
         actor_optimizer=start(actor),
         critic_optimizer=start(critic),
@@ -119,6 +124,7 @@ def make_state(config: TrainingConfig, spec: Spec, seed: int) -> TrainState:
 
 
 def policy_params(state: TrainState) -> PolicyParams:
+    """What acts while it learns."""
     return PolicyParams(state.actor, state.critic.head, state.gripper)
 
 
@@ -180,6 +186,8 @@ def bellman_target(
 ) -> jax.Array:
     """r + gamma (1 - terminated) min_Z Q'(s', a'), with no entropy in the backup (HIL-SERL; RLPD section 4.4).
 
+    Q' is held in [0, 1], where an episode earns 1 once or nothing: in long tasks it would else rise above.
+
     Args:
         reward, terminated: (batch,).
         next_q: (critics, batch), of the target networks at an action of the policy.
@@ -188,7 +196,7 @@ def bellman_target(
     if config.critic_subset < config.critics:
         assert key is not None
         next_q = jax.random.choice(key, next_q, (config.critic_subset,), replace=False, axis=0)
-    return reward + config.gamma * (1.0 - terminated) * next_q.min(0)
+    return reward + config.gamma * (1.0 - terminated) * jnp.clip(next_q.min(0), 0.0, 1.0)
 
 
 def gripper_target(batch: Batch, next_online: jax.Array, next_target: jax.Array, config: TrainingConfig) -> jax.Array:
@@ -324,6 +332,7 @@ def update_many(state: TrainState, batches: Batch, config: TrainingConfig, spec:
             batch = jax.tree.map(lambda array, i=i: array[i], batches)
             state, metrics = update(state, batch, config, spec, with_actor=i == config.actor_every - 1)
             collected.append(metrics)
+        state = state._replace(served=_follow(state.served, policy_params(state), config.average_tau))
         last = collected[-1]
         return state, {name: jnp.stack([m[name] for m in collected if name in m]) for name in last}
 

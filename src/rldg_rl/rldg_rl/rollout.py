@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from rldg_core.task import GripperUse
 from rldg_core.types import Action, Outcome, Phase, Source, Step
+from rldg_rl.config import Segment
 from rldg_rl.encoders import Encoder, Features
 from rldg_rl.interventions import ScriptedPerson
 from rldg_rl.replay import Transition
+from rldg_rl.segments import lead_in
 from rldg_rl.transitions import Earned, earned, transition
 from rldg_sim.loop import Loop, Tick
 
@@ -75,6 +77,7 @@ def play(
     seed: int,
     *,
     scene: str = "",
+    segment: Segment = Segment.ALL,
     person: ScriptedPerson | None = None,
     episode_id: str = "",
     learn: Callable[[Transition], None] | None = None,
@@ -85,10 +88,11 @@ def play(
         loop: where; it is reset.
         choose: the policy.
         seed: of the start state.
+        segment: of the task that the policy plays; a person brings the episode to its beginning.
         learn: called with every transition as soon as it has happened.
     """
     with_gripper = loop.task.control.gripper is GripperUse.BINARY
-    tick = loop.reset(scene, seed)
+    tick = lead_in(loop, segment, seed, scene)
     features = encoder.encode(tick.observation, tick.truth)
     steps = helped = 0
     while tick.status.phase is Phase.RUNNING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,9 @@ import numpy as np
 
 from rldg_core.task import GripperUse, Task
 from rldg_core.types import Outcome
+from rldg_rl.board import open_board
 from rldg_rl.checkpoint import Weights
-from rldg_rl.config import TrainingConfig
+from rldg_rl.config import Segment, TrainingConfig
 from rldg_rl.encoders import Encoder, PixelsEncoder, PixelsSimEncoder, StateEncoder
 from rldg_rl.interventions import ScriptedPerson
 from rldg_rl.learner import Learner
@@ -25,6 +27,7 @@ from rldg_rl.networks import Spec
 from rldg_rl.policy import Card, Evaluation, Specialist, save_specialist
 from rldg_rl.replay import Transition
 from rldg_rl.rollout import Choose, Episode, demonstration, play
+from rldg_rl.segments import cut
 from rldg_sim.cell import Cell
 from rldg_sim.demonstrate import demonstrate
 from rldg_sim.loop import Loop
@@ -32,6 +35,8 @@ from rldg_sim.loop import Loop
 _SEEDS_PER_RUN, _SEEDS_PER_PURPOSE = 10_000_000, 1_000_000
 ATTEMPTS_PER_DEMO = 5
 CONFIRMED = 0.99  # share of the confirming episodes that have to succeed
+# evaluated is only a policy that succeeded in such a share of the last so many training episodes without help
+_PROMISING, _ALONE = 0.7, 10
 _MODE_EVERY = 3  # one training episode in so many is played with the mode: what will be served is also practised
 
 
@@ -178,11 +183,18 @@ def make_encoder(task: Task, config: TrainingConfig, seed: int, on_event: OnEven
     return encoder
 
 
-def make_card(task: Task, encoder: Encoder, seed: int, env_steps: int, evaluation: Evaluation | None) -> Card:
+def make_card(
+    task: Task,
+    encoder: Encoder,
+    seed: int,
+    env_steps: int,
+    evaluation: Evaluation | None,
+    segment: Segment = Segment.ALL,
+) -> Card:
     """The card of what a run has come to."""
     control = task.control
     return Card(
-        name=f"{task.name}-{encoder.name}-{seed}",
+        name="-".join([task.name, *([] if segment is Segment.ALL else [segment.value]), encoder.name, str(seed)]),
         task=task.name,
         encoder=encoder.name,
         encoder_digest=encoder.digest,
@@ -192,6 +204,7 @@ def make_card(task: Task, encoder: Encoder, seed: int, env_steps: int, evaluatio
         rotation_scale_rad=control.rotation_scale_rad,
         setpoint=control.setpoint.value,
         gripper=control.gripper.value,
+        segment=segment.value,
         seed=seed,
         env_steps=env_steps,
         evaluation=evaluation,
@@ -200,13 +213,11 @@ def make_card(task: Task, encoder: Encoder, seed: int, env_steps: int, evaluatio
 
 class _Run:
     def __init__(self, task: Task, config: TrainingConfig, run_dir: Path, seed: int, on_event: OnEvent) -> None:
-        from tensorboardX import SummaryWriter
-
         self._task, self._config, self._seed, self._on_event = task, config, seed, on_event
         self._run_dir = run_dir
         run_dir.mkdir(parents=True, exist_ok=True)
         self._wall_s, self._cpu_s = time.monotonic(), time.process_time()
-        self._board = SummaryWriter(str(run_dir / "tensorboard"))
+        self._board = open_board(run_dir / "tensorboard")
         self._with_gripper = task.control.gripper is GripperUse.BINARY
         self._cell = Cell(task)
         self._encoder = make_encoder(task, config, seed, self._say)
@@ -215,6 +226,7 @@ class _Run:
         self._learner = Learner(config, self._spec, seed, run_dir / "learner")
         self._person = ScriptedPerson(task, config.interventions, seed)
         self._env_steps = self._episodes = self._helped = 0
+        self._alone: deque[bool] = deque(maxlen=_ALONE)  # whether the last episodes without help succeeded
         self._best: tuple[float, float] = (-1.0, 0.0)  # successes until it had failed too often, and minus their length
         self._kept: tuple[Weights, int] | None = None
 
@@ -240,7 +252,8 @@ class _Run:
                 )
             ticks, steps = demonstrate(self._loop, scene_seed(self._seed, Purpose.DEMOS, attempts))
             attempts += 1
-            if ticks[-1].status.outcome is Outcome.SUCCESS:
+            ticks, steps = cut(self._config.segment, ticks, steps)
+            if ticks and ticks[-1].status.outcome is Outcome.SUCCESS:
                 name = self._episode_id("demo", kept)
                 with_gripper = self._with_gripper
                 self._learner.add(demonstration(self._encoder, name, ticks, steps, with_gripper=with_gripper))
@@ -259,7 +272,7 @@ class _Run:
             self._episode()
             if self._env_steps >= next_check:
                 next_check += self._config.evaluate_every_steps
-                if self._check():
+                if self._promising() and self._check():
                     return "converged"
         return "max_env_steps"
 
@@ -272,15 +285,22 @@ class _Run:
             self._encoder,
             partial(self._learner.act, deterministic=by_mode),
             scene_seed(self._seed, Purpose.TRAINING, number),
+            segment=self._config.segment,
             person=self._person,
             episode_id=self._episode_id("online", number),
             learn=self._learn,
         )
         self._episodes, self._helped = number + 1, self._helped + episode.helped_steps
+        if not episode.helped_steps:
+            self._alone.append(episode.success)
         metrics = self._learner.metrics() | episode.figures()
         for name, value in metrics.items():
             self._board.add_scalar(name, value, self._env_steps)
         self._say(EpisodeEnded(number, self._env_steps, episode, metrics))
+
+    def _promising(self) -> bool:
+        """Whether the policy lately succeeds alone often enough for a check to be worth its time."""
+        return sum(self._alone) >= _PROMISING * _ALONE
 
     def _learn(self, transition: Transition) -> None:
         self._learner.add([transition])
@@ -324,7 +344,8 @@ class _Run:
         choose: Choose = Specialist(weights, self._config, self._spec, self._encoder).choose
         played: list[Episode] = []
         while len(played) < trials and (failures is None or sum(not each.success for each in played) <= failures):
-            played.append(play(self._loop, self._encoder, choose, first + len(played)))
+            seed = first + len(played)
+            played.append(play(self._loop, self._encoder, choose, seed, segment=self._config.segment))
         evaluation = summary(played)
         self._board.add_scalar(f"evaluation/{purpose}", evaluation.successes / len(played), self._env_steps)
         self._say(Evaluated(purpose, self._env_steps, evaluation))
@@ -363,7 +384,7 @@ class _Run:
         """Write the policy that is kept as a checkpoint folder."""
         assert self._kept is not None
         weights, env_steps = self._kept
-        card = make_card(self._task, self._encoder, self._seed, env_steps, evaluation)
+        card = make_card(self._task, self._encoder, self._seed, env_steps, evaluation, self._config.segment)
         folder = self._run_dir / "checkpoints" / card.name
         folder.parent.mkdir(exist_ok=True)
         return save_specialist(folder, card, weights, self._config, self._spec, self._encoder)

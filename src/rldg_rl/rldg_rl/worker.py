@@ -18,6 +18,7 @@ from rldg_core.task import GripperUse, Task
 from rldg_core.types import EpisodeStatus, Observation, Outcome, Step
 from rldg_recorder.episode import BagError, EpisodeInfo, read_info
 from rldg_recorder.episode_reader import find_bags, read_episode
+from rldg_rl.board import open_board
 from rldg_rl.broadcast import pack_weights
 from rldg_rl.checkpoint import CheckpointError, Label, load_weights
 from rldg_rl.features import Features
@@ -116,9 +117,7 @@ class LearnerWorker:
     # the thread
 
     def _work(self) -> None:
-        from tensorboardX import SummaryWriter
-
-        board = SummaryWriter(str(self._run / BOARD))
+        board = open_board(self._run / BOARD)
         bags_s = metrics_s = 0.0
         try:
             while self._running:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import msgspec
 import numpy as np
 import pytest
 
@@ -365,15 +366,16 @@ def test_a_log_of_other_features_is_refused(run) -> None:
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
-def test_saved_weights_act_as_the_learner_does(tmp_path) -> None:
+def test_saved_weights_act_as_the_learner_does_but_for_the_averaging(tmp_path) -> None:
     from rldg_rl import rlpd
 
-    learner = Learner(CONFIG, SPEC, 0)
+    at_once = msgspec.structs.replace(CONFIG, average_tau=1.0)
+    learner = Learner(at_once, SPEC, 0)
     learner.add(episode("d", demo=True))
     train(learner, ["a"])
-    save_weights(tmp_path / "weights.npz", learner.weights(), CONFIG, SPEC)
+    save_weights(tmp_path / "weights.npz", learner.weights(), at_once, SPEC)
     weights, config, spec = load_weights(tmp_path / "weights.npz")
-    assert (weights.version, config, spec) == (20, CONFIG, SPEC)
+    assert (weights.version, config, spec) == (20, at_once, SPEC)
     features = np.ones(3, np.float32)
     action = rlpd.act(weights.params, features, jax.random.key(0), deterministic=True, config=config, spec=spec)
     np.testing.assert_array_equal(action, learner.act(features, deterministic=True))

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 
@@ -145,6 +146,19 @@ def test_actions_stay_in_range_and_the_gripper_is_open_or_closed() -> None:
     assert actions.shape == (500, 7)
     assert np.abs(actions).max() <= 1.0
     assert set(np.asarray(actions[:, 6])) == {0.0, 1.0}
+
+
+def test_what_is_served_is_the_average_of_what_acted() -> None:
+    config = msgspec.structs.replace(CONFIG, average_tau=0.25, utd=2, actor_every=2)
+    state = rlpd.make_state(config, SPEC, 0)
+    expected = jax.tree.map(np.array, rlpd.policy_params(state))
+    for seed in range(3):
+        batches = jax.tree.map(lambda *a: np.stack(a), batch(SPEC, seed=seed), batch(SPEC, seed=seed + 10))
+        state, _ = rlpd.update_many(state, batches, config, SPEC)
+        acts = rlpd.policy_params(state)
+        expected = jax.tree.map(lambda e, a: 0.75 * e + 0.25 * np.asarray(a), expected, acts)
+    for got, wanted in zip(jax.tree.leaves(state.served), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_the_deterministic_action_does_not_depend_on_the_key() -> None:

@@ -129,6 +129,6 @@ def test_a_task_that_the_operator_cannot_do_is_refused(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("preset", ["state", "pixels_sim"])
 def test_a_specialist_converges(preset: str, tmp_path: Path) -> None:
-    result = run_training(TASK, load_config(preset), tmp_path, 0)
+    result = run_training(TASK, load_config(preset, TASK.family), tmp_path, 0)
     assert result.stopped == "converged" and result.success_rate >= 0.98
     assert result.mean_steps < 0.7 * result.demo_steps
