@@ -10,7 +10,7 @@ nodes = sorted(path.stem for path in (here / name).glob("*_node.py"))
 setup(
     name=name,
     version="0.1.0",
-    description="The policies of RLDG: the Policy protocol, the policy node and the scripted policy.",
+    description="The policies of RLDG: the Policy protocol, the policy node, OpenVLA, Octo, fine-tuning.",
     maintainer="RLDG maintainers",
     maintainer_email="rldg-maintainers@example.org",
     license="Apache-2.0",
@@ -23,7 +23,11 @@ setup(
     entry_points={
         "console_scripts": [f"{node} = {name}.{node}:main" for node in nodes],
         # for packages that must not import this one: rldg_recorder relabels with any installed policy
-        "rldg.policies": ["scripted = rldg_policies.scripted:make_scripted"],
+        "rldg.policies": [
+            "openvla = rldg_policies.generalist:make_openvla",
+            "octo = rldg_policies.generalist:make_octo",
+            "scripted = rldg_policies.scripted:make_scripted",
+        ],
     },
     extras_require={"test": ["pytest"]},
     zip_safe=False,

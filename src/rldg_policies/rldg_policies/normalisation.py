@@ -1,7 +1,7 @@
 """How actions are scaled for a generalist, and back: the one implementation for training, serving and checks.
 
-A statistics file (``dataset_statistics.json``, or ``norm_stats`` of an OpenVLA configuration) maps names of data sets to
-``{"action": {...}, "num_transitions": ..., ...}``; every list has one number per dimension of the action.
+A statistics file (``dataset_statistics.json``, or ``norm_stats`` of an OpenVLA configuration) maps names of data sets
+to ``{"action": {...}, "num_transitions": ..., ...}``; every list has one number per dimension of the action.
 """
 
 from __future__ import annotations

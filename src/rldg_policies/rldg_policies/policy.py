@@ -13,7 +13,11 @@ from rldg_core.task import Robot, Task
 from rldg_core.types import ActionChunk, Observation
 
 GROUP = "rldg.policies"
-_OWN = {"scripted": "rldg_policies.scripted:make_scripted"}  # known without installation metadata too
+_OWN = {  # known without installation metadata too
+    "scripted": "rldg_policies.scripted:make_scripted",
+    "openvla": "rldg_policies.generalist:make_openvla",
+    "octo": "rldg_policies.generalist:make_octo",
+}
 
 
 class Policy(Protocol):

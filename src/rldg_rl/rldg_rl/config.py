@@ -70,6 +70,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     average_tau: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1e-3  # per actor update, of the policy that is served
     initial_temperature: Positive = 0.01
     target_entropy_per_dim: Annotated[float, msgspec.Meta(ge=-10.0, le=10.0)] = -0.5  # of the continuous dimensions
+    imitation: Annotated[float, msgspec.Meta(ge=0.0, le=100.0)] = 0.0  # weight of following demonstrations
     gripper_penalty: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.02  # for every change of the held state
 
     # heads on the grid of a frozen backbone (encoder pixels)

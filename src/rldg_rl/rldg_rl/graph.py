@@ -11,10 +11,10 @@ import numpy as np
 
 from rldg_core.task import GripperUse, Task
 from rldg_core.types import Outcome
+from rldg_policies.board import open_board
 from rldg_recorder.episode import EpisodeInfo, read_info
 from rldg_recorder.episode_reader import find_bags
 from rldg_rl import rlpd
-from rldg_rl.board import open_board
 from rldg_rl.broadcast import pack_weights, unpack_weights
 from rldg_rl.checkpoint import Weights, load_weights
 from rldg_rl.config import TrainingConfig

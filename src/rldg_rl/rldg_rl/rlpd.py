@@ -23,6 +23,7 @@ from rldg_rl import networks
 from rldg_rl.config import TrainingConfig
 from rldg_rl.networks import Params, Spec, apply
 
+MARGIN = 0.05  # by which a gripper action of a demonstration is to be worth more than the other one
 _LOG_2 = float(np.log(2.0))
 _LOG_SQRT_2_PI = float(0.5 * np.log(2.0 * np.pi))
 
@@ -211,6 +212,27 @@ def gripper_target(batch: Batch, next_online: jax.Array, next_target: jax.Array,
     return reward + config.gamma * (1.0 - batch.terminated) * next_q
 
 
+def imitation_loss(mode: jax.Array, demonstrated: jax.Array, better: jax.Array) -> jax.Array:
+    """|a - a_demo|^2 where the critics hold the person's action for the better one (Nair et al. 2018, section IV.B).
+
+    Args:
+        mode, demonstrated: (batch, 6).
+        better: (batch,) bool.
+    """
+    return jnp.where(jax.lax.stop_gradient(better), ((mode - demonstrated) ** 2).sum(-1), 0.0)
+
+
+def margin_loss(both: jax.Array, of_action: jax.Array, closed: jax.Array) -> jax.Array:
+    """max_a [Q(s, a) + margin where a is not the person's] - Q(s, a_demo) (DQfD, Hester et al. 2018, equation 2).
+
+    Args:
+        both: (batch, 2), Q of open and closed; ``of_action``: (batch,), that of what the person did.
+        closed: (batch,), 1 where that was closed.
+    """
+    other = MARGIN * (1 - jax.nn.one_hot(closed, 2))
+    return (both + other).max(-1) - of_action
+
+
 def _descend(
     grad: Params, opt: optax.OptState, params: Params, config: TrainingConfig
 ) -> tuple[Params, optax.OptState]:
@@ -236,6 +258,7 @@ def update(
     head, critics = partial(apply, networks.Head(config, spec)), partial(apply, networks.ensemble(config))
     key, next_key, subset_key, actor_key = jax.random.split(jax.random.wrap_key_data(state.key), 4)
     action = batch.action[:, :ACTION_SIZE]
+    demonstrated = slice(len(action) // 2, None)  # how the replay draws: demonstrations are the second half
 
     # Target: a' ~ pi(s'), y = r + gamma (1 - terminated) min_Z Q'(s', a')
     next_read = head(state.critic.head, batch.next_features)
@@ -274,7 +297,11 @@ def update(
 
         def gripper_loss(params: Params) -> jax.Array:
             both = gripper_critic(params, read)
-            return ((jnp.take_along_axis(both, closed[:, None], axis=-1)[:, 0] - y_gripper) ** 2).mean()
+            of_action = jnp.take_along_axis(both, closed[:, None], axis=-1)[:, 0]
+            loss = ((of_action - y_gripper) ** 2).mean()
+            if config.imitation:
+                loss += config.imitation * margin_loss(both, of_action, closed)[demonstrated].mean()
+            return loss
 
         metrics["gripper_loss"], grad = jax.value_and_grad(gripper_loss)(state.gripper)
         gripper, gripper_optimizer = _descend(grad, state.gripper_optimizer, state.gripper, config)
@@ -293,7 +320,12 @@ def update(
     def actor_loss(params: Params) -> tuple[jax.Array, jax.Array]:
         sampled, log_pi = sample(params, read, actor_key, config)
         value = critics(critic.ensemble, read, sampled).mean(0)
-        return (temperature * log_pi - value).mean(), log_pi.mean()
+        loss = (temperature * log_pi - value).mean()
+        if config.imitation:
+            mode = jnp.tanh(apply(networks.Actor(config), params, read)[0])
+            better = critics(critic.ensemble, read, action).mean(0) > critics(critic.ensemble, read, mode).mean(0)
+            loss += config.imitation * imitation_loss(mode, action, better)[demonstrated].mean()
+        return loss, log_pi.mean()
 
     (metrics["actor_loss"], log_pi), grad = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
     actor, actor_optimizer = _descend(grad, state.actor_optimizer, state.actor, config)

@@ -17,7 +17,7 @@ import numpy as np
 
 from rldg_core.task import GripperUse, Task
 from rldg_core.types import Outcome
-from rldg_rl.board import open_board
+from rldg_policies.board import open_board
 from rldg_rl.checkpoint import Weights
 from rldg_rl.config import Segment, TrainingConfig
 from rldg_rl.encoders import Encoder, PixelsEncoder, PixelsSimEncoder, StateEncoder

@@ -16,9 +16,9 @@ import numpy as np
 
 from rldg_core.task import GripperUse, Task
 from rldg_core.types import EpisodeStatus, Observation, Outcome, Step
+from rldg_policies.board import open_board
 from rldg_recorder.episode import BagError, EpisodeInfo, read_info
 from rldg_recorder.episode_reader import find_bags, read_episode
-from rldg_rl.board import open_board
 from rldg_rl.broadcast import pack_weights
 from rldg_rl.checkpoint import CheckpointError, Label, load_weights
 from rldg_rl.features import Features

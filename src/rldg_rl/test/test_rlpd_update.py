@@ -148,6 +148,37 @@ def test_actions_stay_in_range_and_the_gripper_is_open_or_closed() -> None:
     assert set(np.asarray(actions[:, 6])) == {0.0, 1.0}
 
 
+def test_values_that_are_trained_towards_stay_in_the_range_of_what_an_episode_earns() -> None:
+    reward, terminated = jnp.zeros(3), jnp.zeros(3)
+    target = rlpd.bellman_target(reward, terminated, jnp.array([[1.5, -0.2, 0.5], [1.2, 0.4, 0.9]]), CONFIG)
+    np.testing.assert_allclose(target, [0.97, 0.0, 0.97 * 0.5], rtol=1e-6)
+
+
+# --- imitation -------------------------------------------------------------------------------------------------------
+
+
+def test_only_actions_that_the_critics_prefer_are_imitated() -> None:
+    mode, shown = jnp.array([[0.0] * 6, [0.5] * 6]), jnp.array([[0.5] * 6, [0.0] * 6])
+    np.testing.assert_allclose(rlpd.imitation_loss(mode, shown, jnp.array([True, False])), [6 * 0.25, 0.0])
+
+
+def test_the_person_s_gripper_action_is_to_be_worth_a_margin_more() -> None:
+    both = jnp.array([[0.2, 0.5], [0.5, 0.5 + rlpd.MARGIN], [0.3, 0.3]])
+    closed = jnp.array([0, 1, 1])
+    loss = rlpd.margin_loss(both, jnp.take_along_axis(both, closed[:, None], -1)[:, 0], closed)
+    np.testing.assert_allclose(loss, [0.3 + rlpd.MARGIN, 0.0, rlpd.MARGIN], atol=1e-6)
+
+
+def test_demonstrations_are_the_second_half_of_a_batch() -> None:
+    plain, config = CONFIG, msgspec.structs.replace(CONFIG, imitation=100.0)
+    both = batch(SPEC, seed=4)
+    actors = [update(lived(each, SPEC), both, each, SPEC, with_actor=True)[0].actor for each in (plain, plain, config)]
+    assert same(actors[0], actors[1]) and not same(actors[0], actors[2])
+    # what the first half did is no example, whatever it is: only the critics see it
+    grad = jax.grad(lambda shown: rlpd.imitation_loss(jnp.zeros((8, 6)), shown, jnp.ones(8, bool))[4:].sum())
+    assert np.abs(grad(jnp.asarray(both.action[:, :6]))).sum(-1).astype(bool).tolist() == [False] * 4 + [True] * 4
+
+
 def test_what_is_served_is_the_average_of_what_acted() -> None:
     config = msgspec.structs.replace(CONFIG, average_tau=0.25, utd=2, actor_every=2)
     state = rlpd.make_state(config, SPEC, 0)

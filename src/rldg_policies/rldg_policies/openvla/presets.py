@@ -1,0 +1,51 @@
+"""Models by name: the released one, a small one that runs at control rate on a laptop, and a tiny one for tests."""
+
+from __future__ import annotations
+
+from rldg_policies.openvla.config import Config, LlamaSpec, TowerSpec
+from rldg_policies.openvla.nano_vocabulary import PAD_ID, SIZE, SPACE_ID
+
+
+def _own(width: int, blocks: int, heads: int, llama: LlamaSpec, image_px: int) -> Config:
+    """A small model with the nano vocabulary and equal towers."""
+    tower = TowerSpec(width=width, blocks=blocks, heads=heads, mlp=4 * width)
+    return Config(
+        dino=TowerSpec(width=width, blocks=blocks, heads=heads, mlp=4 * width, registers=4),
+        siglip=tower,
+        llama=llama,
+        image_px=image_px,
+        max_length=512,
+        empty_token_id=SPACE_ID,
+        torch_dtype="float32",
+    )
+
+
+def _llama(width: int, layers: int, heads: int, hidden: int) -> LlamaSpec:
+    return LlamaSpec(
+        vocab_size=SIZE,
+        pad_token_id=PAD_ID,
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=512,
+    )
+
+
+PRESETS = {
+    "openvla-7b": Config(),
+    "openvla-nano": _own(96, 4, 3, _llama(192, 6, 3, 512), image_px=98),
+    "openvla-test": _own(32, 1, 2, _llama(64, 2, 2, 128), image_px=28),
+}
+
+
+def preset(name: str) -> Config:
+    """The model of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r}: there is none; use one of {', '.join(PRESETS)}")
+    return PRESETS[name]
