@@ -133,7 +133,8 @@ class OctoTrainer:
         if id(episode) not in self._prepared:
             seen = np.stack([episode.images[row] for row in range(len(episode))])
             slots: dict[str, Any] = {
-                slot.name: np.asarray(images.served(jnp.asarray(seen), slot.name, slot.size_px)) for slot in self._model.config.slots
+                slot.name: np.asarray(images.served(jnp.asarray(seen), slot.name, slot.size_px))
+                for slot in self._model.config.slots
             }
             action = normalise_gaussian(episode.action, self._frames.action_statistics)
             self._prepared[id(episode)] = Episode(slots, action, self._language(episode.instruction))

@@ -138,7 +138,7 @@ def train_step(
 
     loss, grad = jax.value_and_grad(loss_of)(state.trained)
     updates, optimizer_state = optimizer(config).update(grad, state.optimizer, state.trained)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grad), "learning_rate": learning_rate(config)(state.step)}
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grad), "learning_rate": learning_rate(config)(state.step)}
     trained = optax.apply_updates(state.trained, updates)
     return TrainState(trained, state.frozen, optimizer_state, state.step + 1), metrics
 

@@ -75,7 +75,7 @@ class OpenVLATrainer:
             actions = output.targets < self._spec.action_base_id
             right += int((chosen == output.targets)[actions].sum())
             tokens += int(actions.sum())
-            losses.append(float(output.loss))
+            losses.append(float(output.loss.detach()))
         accelerator.clip_grad_norm_(self._trained, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

@@ -118,7 +118,7 @@ def weights(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Path],
         (weights(lambda found: found.update({ACTION: np.zeros((2, 2), np.float32)})), f"{ACTION} has shape .2, 2."),
         (weights(lambda found: found.update({ACTION: np.zeros((16, 28))})), f"{ACTION} is float64, must be float32"),
         (weights(lambda found: found.update({"../x": np.zeros(1)})), "parameter ../x is not in the model .1 such."),
-        (weights(lambda found: found.pop(ACTION) and None), f"parameter {ACTION} is missing"),
+        (weights(lambda found: found.__delitem__(ACTION)), f"parameter {ACTION} is missing"),
     ],
 )
 def test_a_folder_with_something_wrong_is_refused_in_one_line(
@@ -187,7 +187,7 @@ def test_a_released_folder_is_loaded_at_its_last_step(released: tuple[Path, Any]
 def test_another_step_is_loaded_on_request(released: tuple[Path, Any]) -> None:
     folder, params = released
     assert not np.array_equal(flat(load(folder, step=30).params)[ACTION], flat(params)[ACTION])
-    with pytest.raises(OctoError, match="has no step 40; there are .30, 200."):
+    with pytest.raises(OctoError, match=r"has no step 40; there are \[30, 200\]"):
         load(folder, step=40)
 
 

@@ -11,7 +11,7 @@ from rldg_policies.octo.config import OctoError
 from rldg_policies.octo.data_layout import Batch
 from rldg_policies.octo.training import make_mesh, shard
 
-# printed: devices, and by how much parameters and losses differ after two steps
+# printed: devices, and by how much parameters (relative to how far they came) and losses differ after two steps
 CODE = """
 import sys
 import jax, numpy as np
@@ -44,18 +44,22 @@ for devices in (jax.devices()[:1], jax.devices()):
     assert all(len(leaf.devices()) == len(devices) for leaf in state.trained.values())
     ended.append((state.trained, float(metrics["loss"])))
 (one, one_loss), (two, two_loss) = ended
-print(len(jax.devices()), max(float(np.abs(np.asarray(one[p]) - np.asarray(two[p])).max()) for p in one),
-      abs(one_loss - two_loss) / one_loss)
+start = make_state(model.init(0), config).trained
+between, way = (
+    sum(float(np.abs(np.asarray(a[path]) - np.asarray(one[path])).sum()) for path in one) for a in (two, start)
+)
+print(len(jax.devices()), between / way, abs(one_loss - two_loss) / one_loss)
 """
 
 
 def test_two_devices_train_as_one_does() -> None:
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = "--xla_force_host_platform_device_count=2 --xla_cpu_use_fusion_emitters=false"  # the second compiles faster
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", CODE], env=env, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr[-2000:]
     devices, parameters, loss = done.stdout.split()
     assert devices == "2"
-    assert float(parameters) < 1e-5
+    assert float(parameters) < 1e-3
     assert float(loss) < 1e-5
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import msgspec
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from rldg_policies.normalisation import StatisticsError
 from rldg_policies.octo.checkpoint import Checkpoint, save
 from rldg_policies.octo.config import OctoError
 from rldg_policies.octo.data_layout import Observation
+from rldg_policies.octo.images import resize
 from rldg_policies.octo.policy import FrameMemory, Octo
 
 KEY = jax.random.key(0)
@@ -62,25 +62,30 @@ def test_a_window_that_is_not_full_is_padded_with_what_the_model_does_not_see(oc
     np.testing.assert_allclose(found, drawn, atol=1e-5)
 
 
-def test_frames_of_another_size_are_resized(octo: Octo, frames: np.ndarray) -> None:
-    large = np.kron(frames, np.ones((1, 2, 2, 1), np.uint8))
-    assert np.isfinite(octo.predict({"wrist": large}, "insert", KEY)[0]).all()
+@pytest.fixture(scope="module")
+def six(checkpoint: Checkpoint) -> Octo:
+    """A model whose training set had no gripper, warmed up for frames larger than the model reads."""
+    action = {name: values[:6] for name, values in checkpoint.statistics["pegs"]["action"].items()}
+    made = Octo(checkpoint._replace(statistics={"pegs": {"action": action}}), language=encode)
+    made.warm_up(32)
+    return made
 
 
-def test_after_warm_up_nothing_is_compiled(checkpoint: Checkpoint, frames: np.ndarray) -> None:
-    fresh = Octo(checkpoint, language=encode)
-    fresh.warm_up()
-    with jax.log_compiles(False), jax.no_tracing():
+def test_after_warm_up_nothing_is_compiled(six: Octo) -> None:
+    with jax.no_tracing():
         for count in (1, 2):
-            fresh.predict({"wrist": frames[:count]}, "insert", KEY)
+            six.predict({"wrist": np.zeros((count, 32, 32, 3), np.uint8)}, "insert", KEY)
 
 
-def test_actions_of_six_numbers_leave_the_seventh_of_the_model_unused(
-    checkpoint: Checkpoint, frames: np.ndarray
-) -> None:
-    shorter = {name: values[:6] for name, values in checkpoint.statistics["pegs"]["action"].items()}
-    six = Octo(checkpoint._replace(statistics={"pegs": {"action": shorter}}), language=encode)
-    assert six.predict({"wrist": frames}, "insert", KEY)[0].shape == (4, 6)
+def test_frames_of_another_size_are_resized(octo: Octo, six: Octo, frames: np.ndarray) -> None:
+    large = np.asarray(resize(frames, 32))
+    seen = Observation({"wrist": np.asarray(resize(large, 16))[None]}, np.ones((1, 2), bool))
+    drawn = jax.jit(octo.model.sample, static_argnums=4)(six.params, seen, encode("insert")[None], KEY, 6)[0]
+    np.testing.assert_allclose(six.predict({"wrist": large}, "insert", KEY)[1].normalised, drawn[:, :6], atol=1e-5)
+
+
+def test_actions_of_six_numbers_leave_the_seventh_of_the_model_unused(six: Octo) -> None:
+    assert six.predict({"wrist": np.zeros((1, 32, 32, 3), np.uint8)}, "insert", KEY)[0].shape == (4, 6)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,7 @@ def test_statistics_that_do_not_belong_to_the_model_are_refused(checkpoint: Chec
 
 
 def test_a_folder_is_served(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    with pytest.raises(OctoError, match="config.json: cannot be read"):
+    with pytest.raises(OctoError, match=r"config\.json: cannot be read"):
         Octo.load(tmp_path / "nothing")
     save(tmp_path / "model", checkpoint)
     with pytest.raises(OctoError, match="the model reads 8 numbers, the packaged sentence encoder has 384"):
