@@ -86,9 +86,7 @@ def test_without_a_test_split_whole_episodes_are_held_out_the_same_for_a_seed(fo
 
 
 def test_a_folder_without_a_set_says_what_would_be_one(tmp_path: Path) -> None:
-    with pytest.raises(
-        DatasetError, match=r"is no training set: neither .*; make one with ./rldg dataset build"
-    ):
+    with pytest.raises(DatasetError, match=r"is no training set: neither .*; make one with ./rldg dataset build"):
         load_frames(tmp_path)
 
 
