@@ -50,12 +50,20 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Diffusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The action head: steps of the noise schedule, and a residual MLP that predicts the noise."""
+    """The action head: steps of the noise schedule, and a residual MLP that predicts the noise.
+
+    Attributes:
+        clip_denoised: at every step of the sampler, bring the actions that the prediction points to into the range of
+            actions (Ho et al. 2020). The released sampler does not: at its first step it multiplies an error of the
+            prediction by 32, which takes a long training to learn. On a task with a known answer octo-nano came within
+            0.05 of numbers that are always 0 after 750 steps, against 0.6.
+    """
 
     steps: Size = 20
     hidden: Size = 256
     blocks: Size = 3
     time_width: Annotated[int, msgspec.Meta(ge=2, le=4096, multiple_of=2)] = 32
+    clip_denoised: bool = False
 
 
 class OctoConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -104,7 +104,12 @@ def noise_loss(
 
 
 def denoise(
-    predict: NoiseModel, shape: tuple[int, ...], used: jax.Array, key: jax.Array, betas: npt.NDArray[np.float32]
+    predict: NoiseModel,
+    shape: tuple[int, ...],
+    used: jax.Array,
+    key: jax.Array,
+    betas: npt.NDArray[np.float32],
+    clip_denoised: bool = False,
 ) -> jax.Array:
     """Draw chunks (Ho et al., algorithm 2), clipped at every step.
 
@@ -113,6 +118,7 @@ def denoise(
             draws are those of the released code.
         used: (size,) bool; numbers that are not used stay noise of the strength that the network knows from training
             on padded actions.
+        clip_denoised: see :class:`rldg_policies.octo.config.Diffusion`.
 
     Returns:
         (batch, size), for the last timestep.
@@ -120,11 +126,22 @@ def denoise(
     alphas = 1.0 - betas
     kept = np.cumprod(alphas)
     size, spread = (1.0 - alphas) / np.sqrt(1.0 - kept), np.sqrt(1.0 - kept)
-    schedule = [np.arange(len(betas), dtype=np.int32), 1.0 / np.sqrt(alphas), size, np.sqrt(betas), spread]
+    schedule = [
+        np.arange(len(betas), dtype=np.int32),
+        1.0 / np.sqrt(alphas),
+        size,
+        np.sqrt(betas),
+        np.sqrt(kept),
+        spread,
+    ]
 
     def step(carry: tuple[jax.Array, jax.Array], now: list[jax.Array]) -> tuple[tuple[jax.Array, jax.Array], None]:
-        (x, key), (t, scale, size, sigma, spread) = carry, now
-        x = scale * (x - size * predict(x, jnp.broadcast_to(t, (*x.shape[:-1], 1))))
+        (x, key), (t, scale, size, sigma, signal, spread) = carry, now
+        noise = predict(x, jnp.broadcast_to(t, (*x.shape[:-1], 1)))
+        if clip_denoised:
+            clean = jnp.clip((x - spread * noise) / signal, -MAX_ACTION, MAX_ACTION)
+            noise = (x - signal * clean) / spread
+        x = scale * (x - size * noise)
         key, drawn = jax.random.split(key)
         z = jax.random.normal(drawn, shape)[:, -1]
         x = jnp.clip(x + jnp.where(t > 0, sigma * z, 0.0), -MAX_ACTION, MAX_ACTION)

@@ -19,7 +19,7 @@ from rldg_policies.octo.config import OctoConfig
 from rldg_policies.octo.data_layout import Batch, Episode, make_batch
 from rldg_policies.octo.language import make_language
 from rldg_policies.octo.model import OctoModel, Params
-from rldg_policies.octo.predictor import OctoPredictor
+from rldg_policies.octo.policy import Octo
 from rldg_policies.octo.presets import PRESETS, preset
 from rldg_policies.training_frames import FrameEpisode, TrainingFrames
 
@@ -70,16 +70,22 @@ class OctoTrainer:
         return action_figures(*self._answer(self._frames.held_out, picks, self._state.params))
 
     def acceptance(self, folder: Path, picks: list[Pick]) -> tuple[float, float]:
-        trained = self._answer(self._frames.train, picks, self._remembered())
-        served = OctoPredictor(folder, self._frames.name, 1, self._seed, self._tokenizer)
-        actions = []
-        for pick in picks:
-            episode = self._frames.train[pick.episode]
-            served.reset()
-            for row in range(max(0, pick.frame - self._model.config.window + 1), pick.frame + 1):
-                said = served.predict(episode.images[row], episode.instruction)
-            actions.append(said[0])
-        return action_figures(*trained)["accuracy"], action_figures(np.array(actions), trained[1])["accuracy"]
+        """``accuracy`` of the first actions of chunks that are drawn with the same noise."""
+        served = Octo.load(folder, dataset=self._frames.name, tokenizer=self._tokenizer)
+        params, statistics = self._remembered(), self._frames.action_statistics
+        answers: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for number, pick in enumerate(picks):
+            episode, key = self._frames.train[pick.episode], jax.random.fold_in(jax.random.key(self._seed), number)
+            batch = self._batch(self._frames.train, [pick])
+            chunk = self._sample(params, batch.observation, batch.language, key, statistics.size)
+            answers[0].append(unnormalise_gaussian(np.asarray(chunk)[0, 0, : statistics.size], statistics))
+            rows = range(max(0, pick.frame - self._model.config.window + 1), pick.frame + 1)
+            frames = [episode.images[row] for row in rows]
+            seen = {slot.name: frames for slot in self._model.config.slots}
+            answers[1].append(served.predict(seen, episode.instruction, key)[0][0])
+        wanted = np.stack([self._frames.train[pick.episode].action[pick.frame] for pick in picks])
+        trained, through = (action_figures(np.stack(said), wanted)["accuracy"] for said in answers)
+        return trained, through
 
     def snapshot(self) -> None:
         self._best = jax.tree.map(np.array, self._state.trained)

@@ -71,10 +71,10 @@ class OctoModel:
     def shapes(self) -> Params:
         """The tree of parameters that this config has, with shapes instead of arrays."""
         config = self.config
-        images = {s.name: jnp.zeros((1, 1, s.size_px, s.size_px, 3), jnp.uint8) for s in config.slots}
-        language = jnp.zeros((1, config.language.tokens, config.language.width))
-        noisy, step = jnp.zeros((1, 1, self.chunk_size)), jnp.zeros((1, 1, 1), jnp.int32)
-        seen = Observation(images, jnp.ones((1, 1), bool))
+        images = {s.name: np.zeros((1, 1, s.size_px, s.size_px, 3), np.uint8) for s in config.slots}
+        language = np.zeros((1, config.language.tokens, config.language.width), np.float32)
+        noisy, step = np.zeros((1, 1, self.chunk_size), np.float32), np.zeros((1, 1, 1), np.int32)
+        seen = Observation(images, np.ones((1, 1), bool))
         params = jax.eval_shape(self._networks.init, jax.random.key(0), seen, language, noisy, step)["params"]
         if isinstance(config.language, T5):
             shapes = flatten_dict(t5.t5_shapes(config.language))
@@ -128,7 +128,8 @@ class OctoModel:
         embedding = self.apply(params, observation, language)[:, -1]
         dims = jnp.arange(self.config.action_dim) < (used_dims or self.config.action_dim)
         used = jnp.tile(dims, self.config.action_horizon)
-        flat = denoise(partial(self.noise, params, embedding), (batch, window, self.chunk_size), used, key, self.betas)
+        predict, shape = partial(self.noise, params, embedding), (batch, window, self.chunk_size)
+        flat = denoise(predict, shape, used, key, self.betas, self.config.diffusion.clip_denoised)
         return flat.reshape(batch, self.config.action_horizon, self.config.action_dim)
 
 

@@ -82,7 +82,7 @@ class Octo:
             seen: by slot, the last 1 to ``window`` frames, oldest first, (height, width, 3) uint8 squares of any size
                 (each size compiles once).
             instruction: what to do.
-            key: of jax.random.
+            key: of jax.random, of either kind.
 
         Returns:
             (action_horizon, d) in the units of the training set, d as its statistics have it; the first action is due
@@ -95,6 +95,8 @@ class Octo:
         started = time.perf_counter()
         observation = self._observation(seen)
         features = self.language(instruction)[None]
+        if not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+            key = jax.random.wrap_key_data(key)  # a key of the other kind would compile everything again
         normalised = np.array(self._sample(self.params, observation, features, key))
         chunk = unnormalise_gaussian(normalised, self.statistics)
         return chunk, Info(normalised, time.perf_counter() - started)

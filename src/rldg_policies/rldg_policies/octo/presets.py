@@ -13,7 +13,13 @@ PRESETS = {
     "octo-small": OctoConfig(slots=_RELEASED, language=T5(), width=384, layers=12, heads=6, mlp=1536, window=2),
     # trains and acts on a CPU
     "octo-nano": OctoConfig(
-        slots=(ImageSlot(name="wrist", size_px=128),), language=Embedding(), width=128, layers=4, heads=4, mlp=512
+        slots=(ImageSlot(name="wrist", size_px=128),),
+        language=Embedding(),
+        width=128,
+        layers=4,
+        heads=4,
+        mlp=512,
+        diffusion=Diffusion(clip_denoised=True),
     ),
     # for tests
     "octo-test": OctoConfig(
@@ -24,7 +30,7 @@ PRESETS = {
         heads=2,
         mlp=64,
         window=2,
-        diffusion=Diffusion(steps=5, hidden=32, blocks=1),
+        diffusion=Diffusion(steps=5, hidden=32, blocks=1, clip_denoised=True),
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from rldg_policies.openvla.config import Config, LlamaSpec
+from rldg_policies.openvla.config import PATCH_PX, Config, LlamaSpec
 from rldg_policies.openvla.vision import Projector, VisionBackbone
 
 IGNORED = -100  # label of a position that is not trained
@@ -136,13 +137,15 @@ def make_model(config: Config, dtype: torch.dtype = torch.float32) -> OpenVLAMod
 
 
 def make_random_model(config: Config, seed: int) -> OpenVLAModel:
-    """A model with random float32 weights, ready to be trained, in evaluation mode.
+    """A model with random float32 weights that learns from few images, in evaluation mode.
 
-    Matrices are normal with a standard deviation of 1 / sqrt(inputs), tokens and positions of 0.02; LayerScale begins
-    at 1: DINOv2's 1e-5 is for deeper towers and would keep shallow ones from learning.
+    Matrices are normal with a standard deviation of 1 / sqrt(inputs), tokens of 0.02. Three things differ from what
+    large models begin with, without which small ones learn to ignore the image first: LayerScale begins at 1, positions
+    of patches are waves instead of noise, and neighbouring action tokens are alike.
     """
     model = make_model(config).to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(seed)
+    llama, vision = model.language_model, model.vision_backbone
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
@@ -152,4 +155,27 @@ def make_random_model(config: Config, seed: int) -> OpenVLAModel:
                     parameter.fill_(0.0 if name == "bias" else 1.0)
                 else:
                     parameter.normal_(0.0, 0.02, generator=generator)
+        for tower in (vision.featurizer, vision.fused_featurizer):
+            waves = _grid_waves(config.image_px // PATCH_PX, tower.pos_embed.shape[2] // 4)
+            tower.pos_embed[0, :, : waves.shape[1]] = waves
+        for weight in (llama.lm_head.weight, llama.model.embed_tokens.weight):
+            rows = _smooth_rows(config.n_bins, weight.shape[1], generator)
+            weight[config.action_base_id - config.n_bins : config.action_base_id] = rows * weight.std()
     return model
+
+
+def _grid_waves(cells: int, frequencies: int) -> Tensor:
+    """Sines and cosines of column and row, (cells^2, 4 frequencies), wavelengths of 2 pi to almost 200 pi cells."""
+    scales = 100.0 ** (-torch.arange(frequencies) / frequencies)
+    row, column = (
+        cell.flatten()[:, None] * scales for cell in torch.meshgrid([torch.arange(cells)] * 2, indexing="ij")
+    )
+    return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], 1)
+
+
+def _smooth_rows(count: int, width: int, generator: torch.Generator) -> Tensor:
+    """Random rows (count, width) of standard deviation 1 that change slowly: sums of 24 cosines of falling weight."""
+    number = torch.arange(1, 25)
+    waves = torch.cos(torch.linspace(0.0, math.pi, count)[:, None] * number) / number**0.75
+    rows = waves @ torch.randn(len(number), width, generator=generator)
+    return rows / rows.std()

@@ -43,15 +43,31 @@ def test_actions_far_away_are_clipped_before_noise_is_added() -> None:
     assert loss(5.0) == loss(50.0) != loss(4.0)
 
 
-def test_a_perfect_network_denoises_to_the_actions_it_was_made_for() -> None:
+@pytest.mark.parametrize("clip_denoised", [False, True])
+def test_a_perfect_network_denoises_to_the_actions_it_was_made_for(clip_denoised: bool) -> None:
     target = jnp.linspace(-2.0, 2.0, 28)
     kept = jnp.cumprod(1.0 - BETAS)
 
     def perfect(noisy: jax.Array, step: jax.Array) -> jax.Array:
         return (noisy - jnp.sqrt(kept[step]) * target) / jnp.sqrt(1.0 - kept[step])
 
-    drawn = denoise(perfect, (3, 2, 28), EVERYTHING, jax.random.key(2), BETAS)
-    np.testing.assert_allclose(drawn, jnp.broadcast_to(target, (3, 28)), atol=1e-4)
+    drawn = denoise(perfect, (3, 2, 28), EVERYTHING, jax.random.key(2), BETAS, clip_denoised)
+    np.testing.assert_allclose(drawn, jnp.broadcast_to(target, (3, 28)), atol=1e-3)
+
+
+@pytest.mark.parametrize(("clip_denoised", "strength"), [(False, 4.0), (True, 1.0)])
+def test_an_error_at_the_first_step_leaves_a_chunk_that_the_network_knows_where_it_is_clipped(
+    clip_denoised: bool, strength: float
+) -> None:
+    betas = BETAS.copy()
+    betas[:19] = 0.0  # nothing happens after the first step
+
+    def ignorant(noisy: jax.Array, step: jax.Array) -> jax.Array:
+        return jnp.where(step == 19, 0.0, noisy)
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = denoise(ignorant, (64, 1, 28), EVERYTHING, jax.random.key(3), betas, clip_denoised)
+    assert float(jnp.abs(drawn).mean()) == pytest.approx(strength, rel=0.3)
 
 
 def test_drawn_actions_stay_within_five() -> None:

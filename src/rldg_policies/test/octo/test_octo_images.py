@@ -88,7 +88,7 @@ def test_the_wrist_camera_keeps_its_geometry_and_the_primary_does_not(augmented:
         return np.ptp(augmented(stripes, slot)[:, 0, 16, ::2, 0].astype(int), axis=1) > 0
 
     assert not varies("wrist").any()
-    assert varies("primary").mean() > 0.8
+    assert varies("primary").mean() > 0.5
 
 
 def test_changes_stay_within_what_the_recipe_allows(augmented: Any) -> None:

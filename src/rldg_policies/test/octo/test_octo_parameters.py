@@ -17,6 +17,11 @@ def flat(tree: Any) -> dict[str, Any]:
     return flatten_dict(tree, sep="/")
 
 
+@pytest.fixture(scope="module")
+def octo_small() -> dict[str, Any]:
+    return flat(OctoModel(preset("octo-small")).shapes())
+
+
 @pytest.mark.parametrize(("name", "networks"), [("octo-small", 27_042_060), ("octo-base", 92_830_092)])
 def test_released_sizes_have_the_released_number_of_parameters(name: str, networks: int) -> None:
     shapes = flat(OctoModel(preset(name)).shapes())
@@ -50,8 +55,10 @@ def test_released_sizes_have_the_released_number_of_parameters(name: str, networ
         ),
     ],
 )
-def test_parameters_of_octo_small_are_where_the_release_has_them(path: str, shape: tuple[int, ...]) -> None:
-    assert flat(OctoModel(preset("octo-small")).shapes())[path].shape == shape
+def test_parameters_of_octo_small_are_where_the_release_has_them(
+    octo_small: dict[str, Any], path: str, shape: tuple[int, ...]
+) -> None:
+    assert octo_small[path].shape == shape
 
 
 def test_a_new_model_has_the_shapes_and_the_spread_it_should(model: OctoModel) -> None:

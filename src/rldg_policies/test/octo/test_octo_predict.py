@@ -72,9 +72,10 @@ def six(checkpoint: Checkpoint) -> Octo:
 
 
 def test_after_warm_up_nothing_is_compiled(six: Octo) -> None:
+    old_kind_of_key = jax.random.PRNGKey(0)
     with jax.no_tracing():
-        for count in (1, 2):
-            six.predict({"wrist": np.zeros((count, 32, 32, 3), np.uint8)}, "insert", KEY)
+        for count, key in ((1, KEY), (2, KEY), (2, old_kind_of_key)):
+            six.predict({"wrist": np.zeros((count, 32, 32, 3), np.uint8)}, "insert", key)
 
 
 def test_frames_of_another_size_are_resized(octo: Octo, six: Octo, frames: np.ndarray) -> None:

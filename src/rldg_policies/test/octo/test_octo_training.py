@@ -22,7 +22,9 @@ from rldg_policies.octo.training import (
     train_step,
 )
 
-CONFIG = TrainingConfig(steps=100, warmup_steps=1, learning_rate=1e-2, schedule=Schedule.CONSTANT, weight_decay=0.1)
+CONFIG = TrainingConfig(
+    steps=100, warmup_steps=1, learning_rate=1e-2, schedule=Schedule.CONSTANT, weight_decay=0.1, augment=False
+)
 T5_TINY = T5(vocabulary=16, width=8, layers=1, heads=2, head_width=4, mlp=16, tokens=1)
 
 

@@ -108,3 +108,13 @@ def test_a_cast_of_the_model_does_not_round_its_frequencies() -> None:
     after = model.to(torch.bfloat16).language_model.model.rotary_emb.inv_freq
     assert after.dtype == torch.float32 and torch.equal(before, after)
     assert make_model(TEST, torch.bfloat16).language_model.lm_head.weight.device.type == "meta"
+
+
+def test_a_random_model_knows_its_patches_apart_and_takes_neighbouring_actions_for_alike() -> None:
+    model = make_random_model(preset("openvla-nano"), 0)
+    for tower in (model.vision_backbone.featurizer, model.vision_backbone.fused_featurizer):
+        apart = torch.cdist(tower.pos_embed, tower.pos_embed)[0] + 10.0 * torch.eye(49)
+        assert apart.min() > 0.5
+    actions = F.normalize(model.language_model.lm_head.weight[704:960], dim=1)
+    alike = actions @ actions.T
+    assert alike.diagonal(1).min() > 0.5 and alike.diagonal(128).abs().max() < 0.5
