@@ -29,11 +29,5 @@ def action_values(ids: npt.ArrayLike, config: Config) -> npt.NDArray[np.float64]
     return centres[np.clip(config.action_base_id - np.asarray(ids) - 1, 0, len(centres) - 1)]
 
 
-def is_action(ids: npt.ArrayLike, config: Config) -> npt.NDArray[np.bool_]:
-    """Which ids are those of actions."""
-    below = config.action_base_id - np.asarray(ids)
-    return (below >= 1) & (below <= config.n_bins)
-
-
 def _edges(config: Config) -> npt.NDArray[np.float64]:
     return np.linspace(-1.0, 1.0, config.n_bins)

@@ -283,5 +283,12 @@ def _save_tensors(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtyp
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for file, shard in zip(names, shards, strict=True):
-        on_cpu = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in shard.items()}
-        save_file(on_cpu, folder / file, metadata={"format": "pt"})
+        write_tensors(folder / file, {name: tensor.to("cpu", dtype) for name, tensor in shard.items()})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file that whoever may read the folder may read; the library's are for their owner only."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(mode)

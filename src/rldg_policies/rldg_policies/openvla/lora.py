@@ -13,9 +13,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from rldg_policies.openvla.checkpoint import write_tensors
 from rldg_policies.openvla.config import CheckpointError
 from rldg_policies.openvla.model import OpenVLAModel, make_model
 from rldg_recorder.partial import partial_folder, put
@@ -91,7 +92,7 @@ def save_adapter(folder: Path, adapted: PeftModel) -> None:
         draft = partial / "set"
         text = json.dumps(config, indent=2, sort_keys=True, default=sorted)  # sets
         (draft / CONFIG).write_text(text + "\n", encoding="utf-8")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, draft / WEIGHTS)
+        write_tensors(draft / WEIGHTS, tensors)
         put(partial, folder)
 
 

@@ -159,8 +159,9 @@ def make_random_model(config: Config, seed: int) -> OpenVLAModel:
             waves = _grid_waves(config.image_px // PATCH_PX, tower.pos_embed.shape[2] // 4)
             tower.pos_embed[0, :, : waves.shape[1]] = waves
         for weight in (llama.lm_head.weight, llama.model.embed_tokens.weight):
-            rows = _smooth_rows(config.n_bins, weight.shape[1], generator)
-            weight[config.action_base_id - config.n_bins : config.action_base_id] = rows * weight.std()
+            actions = weight[config.action_base_id - config.n_bins : config.action_base_id]
+            smooth = _smooth_rows(config.n_bins, weight.shape[1], generator)
+            actions.copy_(0.6 * actions + 0.8 * actions.std() * smooth)
     return model
 
 

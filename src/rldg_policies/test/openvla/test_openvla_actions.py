@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rldg_policies.openvla.actions import action_ids, action_values, is_action
+from rldg_policies.openvla.actions import action_ids, action_values
 from rldg_policies.openvla.presets import preset
 
 CONFIG = preset("openvla-7b")
@@ -46,8 +46,9 @@ def test_ids_of_values_of_ids_are_the_ids() -> None:
     assert (action_ids(action_values(ids, CONFIG), CONFIG) == ids).all()
 
 
-def test_the_base_is_not_the_size_of_the_vocabulary() -> None:
-    assert is_action([31743, 31744, 31999, 32000], CONFIG).tolist() == [False, True, True, False]
+def test_all_ids_of_actions_lie_below_the_base_which_is_not_the_size_of_the_vocabulary() -> None:
+    ids = action_ids(np.linspace(-1.2, 1.2, 5000), CONFIG)
+    assert (ids.min(), ids.max()) == (31744, 31999) and len(np.unique(ids)) == 256
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

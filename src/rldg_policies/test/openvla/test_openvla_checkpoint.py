@@ -69,6 +69,8 @@ def test_a_saved_folder_has_the_files_of_the_released_one(released: Path, tmp_pa
 def test_one_file_is_enough_for_a_small_model_and_half_precision_is_kept(policy: OpenVLA, tmp_path: Path) -> None:
     save(tmp_path / "small", policy, dtype=torch.float16)
     assert not (tmp_path / "small/model.safetensors.index.json").exists()
+    files = [tmp_path / "small" / name for name in ("model.safetensors", "config.json")]
+    assert len({file.stat().st_mode for file in files}) == 1  # who may read one may read the other
     loaded = load(tmp_path / "small")
     assert loaded.model.language_model.lm_head.weight.dtype == torch.float16
     full = load_model(tmp_path / "small", dtype=torch.float32).state_dict()

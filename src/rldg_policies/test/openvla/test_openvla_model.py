@@ -117,4 +117,5 @@ def test_a_random_model_knows_its_patches_apart_and_takes_neighbouring_actions_f
         assert apart.min() > 0.5
     actions = F.normalize(model.language_model.lm_head.weight[704:960], dim=1)
     alike = actions @ actions.T
-    assert alike.diagonal(1).min() > 0.9 and alike.diagonal(128).abs().max() < 0.7
+    assert alike.diagonal(1).mean() > 0.5 and alike.diagonal(1).max() < 0.9  # but not the same
+    assert alike.diagonal(128).mean().abs() < 0.4
