@@ -89,9 +89,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     interventions: Interventions = Interventions()
     max_env_steps: Count = 50_000
     evaluate_every_steps: Count = 1000
-    evaluation_episodes: Count = 20
+    evaluation_episodes: Count = 20  # of a policy that may be kept; as many of the best as stop_trials
     checkpoint_every_steps: Count = 1000
-    stop_successes: Count = 20  # consecutive autonomous ones end the training
+    stop_trials: Count = 200  # autonomous episodes that end the training: at most one of 200 may fail, none of 20
     final_trials: Count = 100
 
 

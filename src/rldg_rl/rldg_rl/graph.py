@@ -23,9 +23,9 @@ from rldg_rl.learner import DivergenceError
 from rldg_rl.networks import Spec
 from rldg_rl.policy import CARD, WEIGHTS, Evaluation, load_specialist, save_specialist
 from rldg_rl.rollout import Episode
+from rldg_rl.selection import examine, expected, passes, standing
 from rldg_rl.train import (
     ATTEMPTS_PER_DEMO,
-    CONFIRMED,
     DemosReady,
     EpisodeEnded,
     Evaluated,
@@ -36,7 +36,6 @@ from rldg_rl.train import (
     make_card,
     make_encoder,
     scene_seed,
-    summary,
 )
 from rldg_rl.worker import BOARD, START
 
@@ -129,7 +128,7 @@ class GraphTraining:
     ) -> None:
         self._task, self._config, self._run, self._seed = task, config, run, seed
         self._cell, self._on_event = cell, on_event
-        self._best: tuple[float, float] = (-1.0, 0.0)
+        self._best: Evaluation | None = None
         self._kept: tuple[bytes, int] | None = None
         self._episodes = self._helped = 0
         self._began_s = time.monotonic()
@@ -159,7 +158,8 @@ class GraphTraining:
             self._check()
         assert self._kept is not None
         weights, env_steps = self._kept
-        final = self._evaluate("final", weights, Purpose.FINAL, 0, self._config.final_trials)
+        trials = self._config.final_trials
+        final = self._evaluate("final", weights, Purpose.FINAL, 0, trials, trials)
         result = Result(
             task=self._task.name,
             encoder=str(self._config.encoder),
@@ -231,25 +231,25 @@ class GraphTraining:
         """Evaluate the present policy, keep it if it is the best so far; whether the stop rule is met."""
         config, weights, env_steps = self._config, self._cell.weights, self._env_steps
         first = 1000 * (env_steps // config.evaluate_every_steps)
-        found = self._evaluate("check", weights, Purpose.CHECKS, first, config.evaluation_episodes)
-        confirmed = False
-        if found.successes >= min(config.stop_successes, found.trials):
-            found = self._evaluate("confirmation", weights, Purpose.CONFIRMATIONS, first, config.final_trials)
-            confirmed = found.successes >= CONFIRMED * found.trials
-        standing = found.successes / found.trials, -found.mean_steps
-        if confirmed or self._kept is None or standing > self._best:
-            self._best, self._kept = standing, (weights, env_steps)
+        best = expected(self._best) if self._best else 0.0
+        found = self._evaluate(
+            "check", weights, Purpose.CHECKS, first, config.evaluation_episodes, config.stop_trials, best
+        )
+        converged = passes(found, config.stop_trials)
+        if converged or self._best is None or standing(found) > standing(self._best):
+            self._best, self._kept = found, (weights, env_steps)
             self._save(found)
-        return confirmed
+        return converged
 
-    def _evaluate(self, name: str, weights: bytes, purpose: Purpose, first: int, trials: int) -> Evaluation:
+    def _evaluate(
+        self, name: str, weights: bytes, purpose: Purpose, number: int, first: int, total: int, best: float = 0.0
+    ) -> Evaluation:
         """Episodes that a checkpoint plays alone. The learner learns from them too."""
         env_steps = self._env_steps
         self._cell.serve(keep(self._task, self._run, self._run / "candidate", weights, self._seed, env_steps))
-        played = self._play(purpose, first, trials)
+        evaluation = examine(lambda n, k: self._play(purpose, number + n, k), first, total, best, at_once=first)
         self._cell.serve(None)
-        evaluation = summary(played)
-        self._board.add_scalar(f"evaluation/{name}", evaluation.successes / trials, env_steps)
+        self._board.add_scalar(f"evaluation/{name}", evaluation.successes / evaluation.trials, env_steps)
         self._on_event(Evaluated(name, env_steps, evaluation))
         return evaluation
 
@@ -265,8 +265,7 @@ class GraphTraining:
         _, card = load_specialist(self._folder, self._task)
         weights, config, _ = load_weights(self._folder / WEIGHTS)
         if card.evaluation is not None:
-            found = card.evaluation
-            self._best = found.successes / found.trials, -found.mean_steps
+            self._best = card.evaluation
             self._kept = pack_weights(weights, config), card.env_steps
 
     @property

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import enum
-import math
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from rldg_core.task import GripperUse, Task
 from rldg_core.types import Outcome
@@ -21,20 +20,21 @@ from rldg_policies.board import open_board
 from rldg_rl.checkpoint import Weights
 from rldg_rl.config import Segment, TrainingConfig
 from rldg_rl.encoders import Encoder, PixelsEncoder, PixelsSimEncoder, StateEncoder
+from rldg_rl.evaluating import Examination, Examiner
 from rldg_rl.interventions import ScriptedPerson
 from rldg_rl.learner import Learner
 from rldg_rl.networks import Spec
-from rldg_rl.policy import Card, Evaluation, Specialist, save_specialist
+from rldg_rl.policy import Card, Evaluation, save_specialist
 from rldg_rl.replay import Transition
-from rldg_rl.rollout import Choose, Episode, demonstration, play
+from rldg_rl.rollout import Episode, demonstration, play
 from rldg_rl.segments import cut
+from rldg_rl.selection import expected, passes, standing
 from rldg_sim.cell import Cell
 from rldg_sim.demonstrate import demonstrate
 from rldg_sim.loop import Loop
 
 _SEEDS_PER_RUN, _SEEDS_PER_PURPOSE = 10_000_000, 1_000_000
 ATTEMPTS_PER_DEMO = 5
-CONFIRMED = 0.99  # share of the confirming episodes that have to succeed
 # evaluated is only a policy that succeeded in such a share of the last so many training episodes without help
 _PROMISING, _ALONE = 0.7, 10
 _MODE_EVERY = 3  # one training episode in so many is played with the mode: what will be served is also practised
@@ -46,7 +46,6 @@ class Purpose(enum.IntEnum):
     DEMOS = 0
     TRAINING = 1
     CHECKS = 2
-    CONFIRMATIONS = 3
     FINAL = 4
     FRAMES = 5
 
@@ -99,7 +98,7 @@ class EpisodeEnded:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Autonomous episodes with the mode of the policy; ``purpose`` is check, confirmation or final."""
+    """Autonomous episodes with the mode of the policy; ``purpose`` is check or final."""
 
     purpose: str
     env_steps: int
@@ -211,6 +210,17 @@ def make_card(
     )
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A policy that is being evaluated, and what the run had come to when it was taken."""
+
+    weights: Weights
+    env_steps: int
+    episodes: int
+    helped_steps: int
+    examination: Future[tuple[Evaluation, float]]
+
+
 class _Run:
     def __init__(self, task: Task, config: TrainingConfig, run_dir: Path, seed: int, on_event: OnEvent) -> None:
         self._task, self._config, self._seed, self._on_event = task, config, seed, on_event
@@ -227,8 +237,10 @@ class _Run:
         self._person = ScriptedPerson(task, config.interventions, seed)
         self._env_steps = self._episodes = self._helped = 0
         self._alone: deque[bool] = deque(maxlen=_ALONE)  # whether the last episodes without help succeeded
-        self._best: tuple[float, float] = (-1.0, 0.0)  # successes until it had failed too often, and minus their length
-        self._kept: tuple[Weights, int] | None = None
+        self._examiner = Examiner(task)
+        self._examined_cpu_s = 0.0
+        self._candidate: _Candidate | None = None
+        self._kept: tuple[_Candidate, Evaluation] | None = None
 
     def run(self) -> Result:
         try:
@@ -236,6 +248,7 @@ class _Run:
             stopped = self._train()
             return self._conclude(stopped, demo_steps)
         finally:
+            self._examiner.close()
             self._board.close()
             self._cell.close()
 
@@ -270,11 +283,16 @@ class _Run:
         next_check = self._config.evaluate_every_steps
         while self._env_steps < self._config.max_env_steps:
             self._episode()
-            if self._env_steps >= next_check:
-                next_check += self._config.evaluate_every_steps
-                if self._promising() and self._check():
-                    return "converged"
-        return "max_env_steps"
+            due = self._env_steps >= next_check
+            next_check += due * self._config.evaluate_every_steps
+            # one after the other: what is known of the last candidate decides how long the next is looked at
+            if self._candidate and (due or self._candidate.examination.done()) and self._judge():
+                return "converged"
+            if due and self._promising():
+                self._examine()
+        if self._kept is None and self._candidate is None:
+            self._examine()
+        return "converged" if self._candidate and self._judge() else "max_env_steps"
 
     def _episode(self) -> None:
         number = self._episodes
@@ -309,57 +327,46 @@ class _Run:
 
     # --- evaluation ------------------------------------------------------------------------------------------------
 
-    def _check(self) -> bool:
-        """Evaluate the present policy, keep it if it is the best so far; whether the stop rule is met.
-
-        The stop rule: as many consecutive autonomous successes as the preset says, confirmed by as many other
-        episodes as the final evaluation has, which end early once too many of them have failed.
-        """
+    def _examine(self) -> None:
+        """Have the present policy evaluated while training goes on."""
         config, weights = self._config, self._learner.weights()
-        number = self._env_steps // config.evaluate_every_steps
-        found = self._evaluate(
-            "check", weights, scene_seed(self._seed, Purpose.CHECKS, number * 1000), config.evaluation_episodes
+        first = scene_seed(self._seed, Purpose.CHECKS, self._env_steps // config.evaluate_every_steps * 1000)
+        best = expected(self._kept[1]) if self._kept else 0.0
+        folder = self._save(self._run_dir / "candidate", weights, self._env_steps)
+        examination = Examination(folder, first, config.evaluation_episodes, config.stop_trials, best)
+        self._candidate = _Candidate(
+            weights, self._env_steps, self._episodes, self._helped, self._examiner.submit(examination)
         )
-        confirmed, successes = False, found.successes
-        if successes >= min(config.stop_successes, found.trials):
-            found = self._evaluate(
-                "confirmation",
-                weights,
-                scene_seed(self._seed, Purpose.CONFIRMATIONS, number * 1000),
-                config.final_trials,
-                failures=config.final_trials - math.ceil(CONFIRMED * config.final_trials),
-            )
-            confirmed = found.successes >= CONFIRMED * found.trials
-            successes += found.successes
-        standing = float(successes), -found.mean_steps
-        if confirmed or self._kept is None or standing > self._best:
-            self._best, self._kept = standing, (weights, self._env_steps)
-            self._save(None)
-        return confirmed
 
-    def _evaluate(
-        self, purpose: str, weights: Weights, first: int, trials: int, failures: int | None = None
-    ) -> Evaluation:
-        """So many autonomous episodes, or until there are more than ``failures``."""
-        choose: Choose = Specialist(weights, self._config, self._spec, self._encoder).choose
-        played: list[Episode] = []
-        while len(played) < trials and (failures is None or sum(not each.success for each in played) <= failures):
-            seed = first + len(played)
-            played.append(play(self._loop, self._encoder, choose, seed, segment=self._config.segment))
-        evaluation = summary(played)
-        self._board.add_scalar(f"evaluation/{purpose}", evaluation.successes / len(played), self._env_steps)
-        self._say(Evaluated(purpose, self._env_steps, evaluation))
+    def _judge(self) -> bool:
+        """Wait for the candidate's evaluation and keep it if it is the best so far; whether it passes the stop rule."""
+        candidate, self._candidate = self._candidate, None
+        assert candidate is not None
+        found = self._evaluated("check", candidate.env_steps, candidate.examination)
+        converged = passes(found, self._config.stop_trials)
+        if converged or self._kept is None or standing(found) > standing(self._kept[1]):
+            self._kept = candidate, found
+        return converged
+
+    def _evaluated(self, purpose: str, env_steps: int, examination: Future[tuple[Evaluation, float]]) -> Evaluation:
+        evaluation, cpu_s = examination.result()
+        self._examined_cpu_s += cpu_s
+        self._board.add_scalar(f"evaluation/{purpose}", evaluation.successes / evaluation.trials, env_steps)
+        self._say(Evaluated(purpose, env_steps, evaluation))
         return evaluation
 
     # --- the end ---------------------------------------------------------------------------------------------------
 
     def _conclude(self, stopped: str, demo_steps: float) -> Result:
-        if self._kept is None:
-            self._check()
         assert self._kept is not None
-        weights, env_steps = self._kept
-        final = self._evaluate("final", weights, scene_seed(self._seed, Purpose.FINAL, 0), self._config.final_trials)
-        folder = self._save(final)
+        kept, trials = self._kept[0], self._config.final_trials
+        name = make_card(self._task, self._encoder, self._seed, 0, None, self._config.segment).name
+        folder = self._run_dir / "checkpoints" / name
+        self._save(folder, kept.weights, kept.env_steps)
+        first = scene_seed(self._seed, Purpose.FINAL, 0)
+        examination = self._examiner.submit(Examination(folder, first, trials, trials))
+        final = self._evaluated("final", kept.env_steps, examination)
+        self._save(folder, kept.weights, kept.env_steps, final)
         result = Result(
             task=self._task.name,
             encoder=self._encoder.name,
@@ -367,37 +374,27 @@ class _Run:
             success_rate=final.successes / final.trials,
             trials=final.trials,
             mean_steps=final.mean_steps,
-            env_steps=env_steps,
-            episodes=self._episodes,
-            intervention_steps=self._helped,
+            env_steps=kept.env_steps,
+            episodes=kept.episodes,
+            intervention_steps=kept.helped_steps,
             demos=self._config.demos,
             demo_steps=demo_steps,
             stopped=stopped,
             wall_s=time.monotonic() - self._wall_s,
-            cpu_s=time.process_time() - self._cpu_s,
+            cpu_s=time.process_time() - self._cpu_s + self._examined_cpu_s,
             checkpoint=str(folder),
         )
         self._say(result)
         return result
 
-    def _save(self, evaluation: Evaluation | None) -> Path:
-        """Write the policy that is kept as a checkpoint folder."""
-        assert self._kept is not None
-        weights, env_steps = self._kept
+    def _save(self, folder: Path, weights: Weights, env_steps: int, evaluation: Evaluation | None = None) -> Path:
+        """Write a policy as a checkpoint folder."""
         card = make_card(self._task, self._encoder, self._seed, env_steps, evaluation, self._config.segment)
-        folder = self._run_dir / "checkpoints" / card.name
         folder.parent.mkdir(exist_ok=True)
         return save_specialist(folder, card, weights, self._config, self._spec, self._encoder)
 
     def _say(self, event: Event) -> None:
         self._on_event(event)
-
-
-def summary(played: list[Episode]) -> Evaluation:
-    """What autonomous episodes come to."""
-    lengths = [episode.steps for episode in played if episode.success]
-    mean = float(np.mean(lengths)) if lengths else float("nan")
-    return Evaluation(successes=len(lengths), trials=len(played), mean_steps=mean)
 
 
 def as_json(result: Result) -> str:

@@ -34,7 +34,7 @@ CONFIG = TrainingConfig(
     max_env_steps=2000,
     evaluate_every_steps=100,
     evaluation_episodes=4,
-    stop_successes=4,
+    stop_trials=4,
     final_trials=4,
 )
 ENCODER = StateEncoder(TASK)

@@ -31,6 +31,7 @@ TINY = TrainingConfig(
     max_env_steps=120,
     evaluate_every_steps=100,
     evaluation_episodes=1,
+    stop_trials=2,
     final_trials=2,
 )
 
