@@ -47,6 +47,7 @@ class Interventions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     step_probability: Probability = 0.15  # of a burst to begin at a step of such an episode
     decay_episodes: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 300
     burst_steps: tuple[Count, Count] = (3, 8)  # shortest and longest
+    finish_after_steps: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0  # of an episode: the person ends it; 0: never
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,7 +92,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     evaluate_every_steps: Count = 1000
     evaluation_episodes: Count = 20  # of a policy that may be kept; as many of the best as stop_trials
     checkpoint_every_steps: Count = 1000
-    stop_trials: Count = 200  # autonomous episodes that end the training: at most one of 200 may fail, none of 20
+    stop_trials: Count = 300  # autonomous episodes that end the training: at most one of 200 may fail, none of 20
     final_trials: Count = 100
 
 

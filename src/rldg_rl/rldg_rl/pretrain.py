@@ -119,18 +119,22 @@ class Pretrained:
 def collect(task: Task, count: int, seed: int) -> Frames:
     """Images along expert motion, noisy to all degrees, and random motion, in spells of a few ticks.
 
+    Nobody grasps or carries anything on such a way: where there is an object, every other episode is nearly undisturbed,
+    and random motion keeps its direction, or it would never be seen from afar.
+
     Args:
         count: how many.
     """
     cell = Cell(task)
     loop, truth_of = Loop(task, cell), StateEncoder(task)
     rng = np.random.default_rng([seed, 0xCA3])
-    with_gripper = task.control.gripper is GripperUse.BINARY
+    with_gripper, with_object = task.control.gripper is GripperUse.BINARY, task.object is not None
     seen, relations, episodes = [], [], []
     number = 0
     while len(seen) < count:
         tick, left, number = loop.reset("", int(rng.integers(2**31))), 0, number + 1
-        noise, random = 0.0, False
+        noise, random, calm, way = 0.0, False, with_object and bool(rng.random() < 0.5), np.zeros(6)
+        operator: ScriptedOperator | None = None
         while tick.status.phase is Phase.RUNNING and len(seen) < count:
             now = tick.observation
             seen.append(views(now.image))
@@ -138,14 +142,19 @@ def collect(task: Task, count: int, seed: int) -> Frames:
             episodes.append(number)
             if left == 0:
                 left = int(rng.integers(*_SPELL))
-                noise, random = float(rng.choice([0.05, 0.3, 0.7])), bool(rng.random() < _RANDOM)
-                operator = ScriptedOperator(task, int(rng.integers(2**31)), style=Style.flawless())
-                operator.take_over(
-                    tcp_pose=now.tcp_pose, object_pose=tick.truth.object_pose, gripper_closed=now.gripper_closed
-                )
+                noise = float(rng.choice([0.05, 0.3] if calm else [0.05, 0.3, 0.7]))
+                random = bool(rng.random() < _RANDOM) and not calm
+                way = rng.uniform(-1.0, 1.0, 6) if with_object else way
+                if operator is None or not calm:  # who begins anew every few ticks never comes to grasp
+                    operator = ScriptedOperator(task, int(rng.integers(2**31)), style=Style.flawless())
+                    operator.take_over(
+                        tcp_pose=now.tcp_pose, object_pose=tick.truth.object_pose, gripper_closed=now.gripper_closed
+                    )
+            assert operator is not None
             left -= 1
             wanted = _expert(operator, tick)
-            drift = rng.uniform(-1.0, 1.0, 6) if random else wanted.delta + noise * rng.normal(size=6)
+            shake = rng.uniform(-1.0, 1.0, 6) if random else noise * rng.normal(size=6)
+            drift = (way + 0.3 * shake if with_object else shake) if random else wanted.delta + shake
             closed = wanted.gripper_closed if with_gripper else True
             _, tick = loop.step(Action(np.clip(drift, -1.0, 1.0), closed))
     cell.close()
