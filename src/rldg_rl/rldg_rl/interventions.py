@@ -15,7 +15,6 @@ from rldg_rl.encoders import Surroundings
 from rldg_sim.loop import Tick
 from rldg_sim.operator import OperatorCommand, ScriptedOperator
 
-_TO_THE_END = 1_000_000  # ticks
 _STUCK_TICKS, _STUCK_M = 10, 0.002  # an arm that has moved no further in so many ticks is stuck
 
 
@@ -24,8 +23,7 @@ class ScriptedPerson:
 
     Long interventions that lead straight to success would teach the critic values along a path that the policy cannot
     take by itself (HIL-SERL, section on human interventions), so a burst only corrects. A policy that presses on beside
-    the hole learns nothing from going on with it; seeing itself lifted off it learns what to do there. In long tasks
-    that is not enough: there the person may also finish the episodes that have taken too long.
+    the hole learns nothing from going on with it; seeing itself lifted off it learns what to do there.
 
     Args:
         task: what is to be done.
@@ -36,7 +34,7 @@ class ScriptedPerson:
     def __init__(self, task: Task, schedule: Interventions, seed: int) -> None:
         self._task, self._schedule = task, schedule
         self._rng = np.random.default_rng([seed, 0x1A7E])
-        self._left, self._willing, self._helps, self._ticks = 0, 0.0, False, 0
+        self._left, self._willing, self._helps = 0, 0.0, False
         self._places: deque[Array] = deque(maxlen=_STUCK_TICKS)
 
     def begin(self, episodes: int) -> None:
@@ -44,7 +42,7 @@ class ScriptedPerson:
         decay = self._schedule.decay_episodes
         self._willing = max(0.0, 1.0 - episodes / decay) if decay else 0.0
         self._helps = bool(self._rng.random() < self._schedule.episode_probability * self._willing)
-        self._left = self._ticks = 0
+        self._left = 0
         self._places.clear()
 
     def command(self, tick: Tick) -> HumanCommand | None:
@@ -60,17 +58,15 @@ class ScriptedPerson:
 
     def ask(self, seen: Observation, truth: Surroundings) -> OperatorCommand | None:
         """What the person does with the device at this observation; None: hands off."""
-        self._ticks += 1
         if self._left == 0:
-            finishes = 0 < self._schedule.finish_after_steps <= self._ticks
             chance = self._willing if self._stuck(seen.tcp_pose.position) else 0.0
             if self._helps:
                 chance = max(chance, self._schedule.step_probability)
-            if not finishes and self._rng.random() >= chance:
+            if self._rng.random() >= chance:
                 return None
             self._places.clear()
             shortest, longest = self._schedule.burst_steps
-            self._left = _TO_THE_END if finishes else int(self._rng.integers(shortest, longest + 1))
+            self._left = int(self._rng.integers(shortest, longest + 1))
             self._operator = ScriptedOperator(self._task, int(self._rng.integers(2**31)))
             self._operator.take_over(
                 tcp_pose=seen.tcp_pose, object_pose=truth.object_pose, gripper_closed=seen.gripper_closed

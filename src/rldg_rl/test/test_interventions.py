@@ -47,12 +47,6 @@ def test_an_arm_that_is_stuck_is_helped(loop: Loop) -> None:
     assert seen[:9] == [Source.POLICY] * 9 and Source.HUMAN in seen[9:]
 
 
-def test_an_episode_that_takes_too_long_is_finished(loop: Loop) -> None:
-    patient = Interventions(episode_probability=0.0, decay_episodes=0, finish_after_steps=5)
-    seen = sources(loop, ScriptedPerson(TASK, patient, 0), 1000, ticks=150)
-    assert seen[:4] == [Source.POLICY] * 4 and Source.POLICY not in seen[8:] and len(seen) < 150
-
-
 def test_the_same_seed_helps_at_the_same_ticks(loop: Loop) -> None:
     one, other = (sources(loop, ScriptedPerson(TASK, ALWAYS, 5), 0) for _ in range(2))
     assert one == other != sources(loop, ScriptedPerson(TASK, ALWAYS, 6), 0)
