@@ -15,6 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "collect": ("rldg_bringup.collect:main", "roll a trained specialist out and record its episodes"),
     "bag": ("rldg_bringup.bag:main", "list, audit, salvage and look at recorded episodes"),
     "dataset": ("rldg_bringup.dataset:main", "build training sets from bags, verify, look at and export them"),
+    "pretrain": ("rldg_bringup.pretrain:main", "train a small generalist on simulated episodes of all kinds"),
     "finetune": ("rldg_bringup.finetune:main", "fine-tune a generalist (OpenVLA, Octo) on a training set"),
     "classifier": ("rldg_bringup.classifier:main", "train a classifier of success on recorded episodes"),
     "doctor": ("rldg_bringup.doctor:main", "check this machine and say how to mend what is missing"),

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from rldg_policies.finetuning import Event, Finished, Trainer
+    from rldg_policies.finetuning import Event, FinetuneConfig, Finished, Trainer
+    from rldg_policies.training_frames import TrainingFrames
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -60,15 +61,8 @@ def main(argv: list[str]) -> int:
         f"{counts[1][1]} held out; {config.type} from {config.base}, seed {options.seed}"
     )
     try:
-        if config.type == "openvla":
-            from rldg_policies.openvla.finetuning import OpenVLATrainer
-
-            trainer: Trainer = OpenVLATrainer(config, frames, options.seed)
-        else:
-            from rldg_policies.octo.finetuning import OctoTrainer
-
-            trainer = OctoTrainer(config, frames, options.seed, options.tokenizer)
-        with _Display(console, options.out) as display:
+        trainer = make_trainer(config, frames, options.seed, options.tokenizer)
+        with Display(console, options.out) as display:
             finished = run_finetuning(trainer, config, frames, options.out, options.seed, display.show)
     except (ValueError, OSError, MemoryError, ImportError) as error:
         print(f"rldg finetune: {error}", file=sys.stderr)
@@ -79,7 +73,18 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-class _Display:
+def make_trainer(config: FinetuneConfig, frames: TrainingFrames, seed: int, tokenizer: Path | None = None) -> Trainer:
+    """What trains a model of the type that the configuration names; its framework is imported here."""
+    if config.type == "openvla":
+        from rldg_policies.openvla.finetuning import OpenVLATrainer
+
+        return OpenVLATrainer(config, frames, seed)
+    from rldg_policies.octo.finetuning import OctoTrainer
+
+    return OctoTrainer(config, frames, seed, tokenizer)
+
+
+class Display:
     """A live line, a line for each look at held-out frames, and curves for TensorBoard beside the checkpoint."""
 
     def __init__(self, console: Console, out: Path) -> None:
@@ -90,7 +95,7 @@ class _Display:
         self._line = self._progress.add_task("begins", total=None)
         self._board = open_board(out.with_name(f"{out.name}.tensorboard"))
 
-    def __enter__(self) -> _Display:
+    def __enter__(self) -> Display:
         self._progress.start()
         return self
 

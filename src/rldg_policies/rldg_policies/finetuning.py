@@ -47,7 +47,8 @@ class FinetuneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         type: which class of model.
-        base: a preset (random weights) or the folder of a released or of our own checkpoint.
+        base: a preset (random weights), the folder of a released or of our own checkpoint, or ``pretrained/<name>``,
+            which comes with this project (:func:`base_folder`).
         steps: of the optimiser, at most.
         batch: frames of a step; ``accumulate`` such batches make one step.
         warmup_steps: over which the learning rate rises from 0.
@@ -84,18 +85,24 @@ class FinetuneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     save_every: Count = 500
 
 
-def load_finetune_config(name_or_path: str | Path) -> FinetuneConfig:
-    """Read and check a file of ``config/finetuning``, by name or path.
+def base_folder(base: str) -> Path:
+    """The folder that a configuration's ``base`` names; that of shipped weights lies beside the configuration."""
+    shipped = config_directory().parent / base
+    return shipped if base.startswith("pretrained/") and shipped.is_dir() else Path(base)
+
+
+def load_finetune_config(name_or_path: str | Path, kind: str = "finetuning") -> FinetuneConfig:
+    """Read and check a file of ``config/<kind>``, by name or path.
 
     Raises:
         TaskError: it is missing or breaks the schema; one line: file, key, what is allowed.
     """
     path = Path(name_or_path)
-    folder = config_directory() / "finetuning"
+    folder = config_directory() / kind
     if path.suffix not in (".yaml", ".yml"):
         path = folder / f"{name_or_path}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml")))
+            known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml") if each.name != "episodes.yaml"))
             raise TaskError(f"{path}: no such file; there are: {known}")
     config = read_yaml(path, FinetuneConfig)
     if config.warmup_steps >= config.steps:

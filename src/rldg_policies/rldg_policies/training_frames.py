@@ -20,6 +20,7 @@ from rldg_recorder.rlds_reader import RldsEpisode, read_rlds
 from rldg_recorder.statistics import column_statistics
 from rldg_recorder.training_set import INFO_FILE, STATISTICS_FILE, TrainingSet
 
+BROAD = "broad"  # name of what small generalists are trained on before anything else
 HELD_OUT = 0.1  # share of the episodes of a set that has no split "test"
 
 
@@ -120,7 +121,24 @@ def _rlds(folder: Path, image: str, seed: int) -> TrainingFrames:
     read = [(split, episode) for split in splits if split in ("train", "test") for episode in read_rlds(folder, split)]
     episodes = [_episode(episode, f"steps/observation/{image}") for _, episode in read]
     train, held_out = _split(folder, episodes, [split for split, _ in read], seed)
-    name = str(info["name"])
+    frames = _with_statistics(str(info["name"]), train, held_out)
+    _check(folder, frames)
+    return frames
+
+
+def frames_of(name: str, episodes: Sequence[FrameEpisode], seed: int) -> TrainingFrames:
+    """Episodes that come from no set; rate and scale are not known.
+
+    Raises:
+        DatasetError: see :func:`load_frames`.
+    """
+    train, held_out = _split(Path(name), episodes, [""] * len(episodes), seed)
+    frames = _with_statistics(name, train, held_out)
+    _check(Path(name), frames)
+    return frames
+
+
+def _with_statistics(name: str, train: tuple[FrameEpisode, ...], held_out: tuple[FrameEpisode, ...]) -> TrainingFrames:
     action = np.concatenate([episode.action for episode in train])
     mask = [index < 6 for index in range(action.shape[1])]
     statistics = {
@@ -130,9 +148,7 @@ def _rlds(folder: Path, image: str, seed: int) -> TrainingFrames:
             "num_trajectories": len(train),
         }
     }
-    frames = TrainingFrames(name, float("nan"), (), train, held_out, statistics)
-    _check(folder, frames)
-    return frames
+    return TrainingFrames(name, float("nan"), (), train, held_out, statistics)
 
 
 def _episode(episode: RldsEpisode, image_key: str) -> FrameEpisode:
@@ -144,7 +160,7 @@ def _episode(episode: RldsEpisode, image_key: str) -> FrameEpisode:
             f"{episode.where}: has {len(encoded)} images, {len(texts)} instructions and {len(numbers)} numbers of "
             f"actions in {len(episode)} steps"
         )
-    images = _Encoded(encoded, episode.where)
+    images = EncodedImages(encoded, episode.where)
     return FrameEpisode(images, episode.numbers_of("steps/action", size), texts[0].decode(errors="replace"))
 
 
@@ -175,7 +191,7 @@ def _check(folder: Path, frames: TrainingFrames) -> None:
             raise DatasetError(f"{folder}: an episode has no instruction; give the task one and build the set anew")
 
 
-class _Encoded(Sequence[Image]):
+class EncodedImages(Sequence[Image]):
     """Images that are decoded when they are indexed."""
 
     def __init__(self, encoded: Sequence[bytes], where: str) -> None:
@@ -192,7 +208,7 @@ class _Encoded(Sequence[Image]):
 
     def __getitem__(self, row: int | slice) -> Image | Sequence[Image]:
         if isinstance(row, slice):
-            return _Encoded(self._encoded[row], self._where)
+            return EncodedImages(self._encoded[row], self._where)
         try:
             return png.decode(self._encoded[row])
         except ValueError as error:

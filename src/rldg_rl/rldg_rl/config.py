@@ -47,8 +47,6 @@ class Interventions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     step_probability: Probability = 0.15  # of a burst to begin at a step of such an episode
     decay_episodes: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 300
     burst_steps: tuple[Count, Count] = (3, 8)  # shortest and longest
-        0  # of an episode: the person ends it; 0: never
-    )
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -81,26 +81,33 @@ class NoiseNetwork(nn.Module):
         config = self.config
         time = FourierFeatures(config.time_width, name="time_preprocess")(step)
         time = StepEncoder(config.time_width, name="cond_encoder")(time)
+        embedding = jnp.broadcast_to(embedding, (*noisy.shape[:-1], embedding.shape[-1]))
         seen = jnp.concatenate([time, embedding, noisy], axis=-1)
         return MLPResNet(config.hidden, config.blocks, noisy.shape[-1], name="reverse_network")(seen)
 
 
 def noise_loss(
-    predict: NoiseModel, chunks: jax.Array, mask: jax.Array, key: jax.Array, betas: npt.NDArray[np.float32]
+    predict: NoiseModel,
+    chunks: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    betas: npt.NDArray[np.float32],
+    draws: int = 1,
 ) -> jax.Array:
     """Mean squared error of the predicted noise at a random step, over what the mask leaves (Ho et al., equation 14).
 
     Args:
+        predict: gets ``draws`` noisy versions of every chunk, (draws, ..., size).
         chunks, mask: (..., size) float and bool.
         key: of jax.random.
     """
     step_key, noise_key = jax.random.split(key)
-    step = jax.random.randint(step_key, (*chunks.shape[:-1], 1), 0, len(betas))
-    noise = jax.random.normal(noise_key, chunks.shape)
+    step = jax.random.randint(step_key, (draws, *chunks.shape[:-1], 1), 0, len(betas))
+    noise = jax.random.normal(noise_key, (draws, *chunks.shape))
     kept = jnp.cumprod(1.0 - betas)[step]
     noisy = jnp.sqrt(kept) * jnp.clip(chunks, -MAX_ACTION, MAX_ACTION) + jnp.sqrt(1.0 - kept) * noise
     wrong = (predict(noisy, step) - noise) ** 2
-    return (wrong * mask).sum() / jnp.maximum(mask.sum(), 1)
+    return (wrong * mask).sum() / jnp.maximum(draws * mask.sum(), 1)
 
 
 def denoise(

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from rldg_policies.finetuning import FinetuneConfig, FinetuningError, Pick, action_figures, make_card
+from rldg_policies.finetuning import (
+    FinetuneConfig,
+    FinetuningError,
+    Pick,
+    action_figures,
+    base_folder,
+    make_card,
+)
 from rldg_policies.generalist import write_card
 from rldg_policies.normalisation import normalise_gaussian, unnormalise_gaussian
 from rldg_policies.octo import checkpoint, images, training
@@ -21,7 +28,7 @@ from rldg_policies.octo.language import make_language
 from rldg_policies.octo.model import OctoModel, Params
 from rldg_policies.octo.policy import Octo
 from rldg_policies.octo.presets import PRESETS, preset
-from rldg_policies.training_frames import FrameEpisode, TrainingFrames
+from rldg_policies.training_frames import BROAD, FrameEpisode, TrainingFrames
 
 _CHUNK = 64  # frames that are evaluated at a time
 
@@ -92,7 +99,8 @@ class OctoTrainer:
 
     def write(self, draft: Path, steps: int, held_out: dict[str, float]) -> None:
         checkpoint.write(draft, Checkpoint(self._model.config, self._remembered(), self._frames.statistics))
-        write_card(draft, make_card(self._config, self._frames, self._seed, steps, held_out, draft))
+        if self._frames.name != BROAD:  # which is many tasks with actions of many scales: no task can be served
+            write_card(draft, make_card(self._config, self._frames, self._seed, steps, held_out, draft))
 
     def state(self) -> dict[str, np.ndarray]:
         moving = self._state._replace(frozen={})
@@ -156,7 +164,7 @@ def _load_base(config: FinetuneConfig, frames: TrainingFrames, seed: int) -> tup
                 f"weights there is to be one, {config.camera_slot}: use octo-nano, or the folder of a released model"
             )
         return octo, OctoModel(octo).init(seed)
-    loaded = checkpoint.load(Path(config.base))
+    loaded = checkpoint.load(base_folder(config.base))
     slots = tuple(slot for slot in loaded.config.slots if slot.name == config.camera_slot)
     if not slots:
         raise FinetuningError(

@@ -109,14 +109,18 @@ def turn_colours(x: jax.Array, saturation: jax.Array, hue: jax.Array) -> jax.Arr
         saturation: factor; what exceeds 1 is clipped.
         hue: in turns.
     """
-    value, low = x.max(-1, keepdims=True), x.min(-1, keepdims=True)
+    r, g, b = x[..., 0], x[..., 1], x[..., 2]  # channels apart: several times as fast as along the last axis
+    value, low = jnp.maximum(jnp.maximum(r, g), b), jnp.minimum(jnp.minimum(r, g), b)
     chroma = value - low
-    r, g, b = (x[..., i : i + 1] for i in range(3))
     safe = jnp.where(chroma > 0.0, chroma, 1.0)
     sector = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe))
     chroma = jnp.minimum(chroma * saturation, value)  # saturation is chroma / value
-    turned = (jnp.array([5.0, 3.0, 1.0]) + sector + 6.0 * hue) % 6.0
-    return value - chroma * jnp.clip(jnp.minimum(turned, 4.0 - turned), 0.0, 1.0)
+    channels = []
+    for first in (5.0, 3.0, 1.0):
+        turned = first + sector + 6.0 * hue
+        turned -= 6.0 * jnp.floor(turned / 6.0)
+        channels.append(value - chroma * jnp.clip(jnp.minimum(turned, 4.0 - turned), 0.0, 1.0))
+    return jnp.stack(channels, axis=-1)
 
 
 def _to_bytes(x: jax.Array) -> jax.Array:

@@ -83,10 +83,17 @@ class OctoModel:
         return params
 
     def init(self, seed: int) -> Params:
-        """Random parameters, numpy float32, distributed as in the released code."""
+        """Random parameters, numpy float32, distributed as in the released code.
+
+        Small models also begin with positions that tell where a patch is: it takes long to find out.
+        """
         rng = np.random.default_rng(seed)
-        flat = flatten_dict(self.shapes(), sep="/")
-        return unflatten_dict({path: _initial(path, leaf.shape, rng) for path, leaf in flat.items()}, sep="/")
+        shapes = flatten_dict(self.shapes(), sep="/")
+        flat = {path: _initial(path, leaf.shape, rng) for path, leaf in shapes.items()}
+        if self.config.stem is not None:
+            for slot in self.config.slots:
+                flat[f"octo_transformer/obs_{slot.name}_pos_embedding"] += _waves(slot.tokens, self.config.width)
+        return unflatten_dict(flat, sep="/")
 
     def encode_language(self, params: Params, ids: Values, mask: Values) -> jax.Array:
         """Features of an instruction, (batch, 16, 768), from the token ids of T5, (batch, 16)."""
@@ -110,8 +117,8 @@ class OctoModel:
         predict = partial(self.noise, params, self.apply(params, observation, batch.language))
         mask = jnp.asarray(batch.action_mask) & jnp.asarray(observation.timestep_mask)[:, :, None, None]
         flat = (*mask.shape[:2], self.chunk_size)
-        actions = jnp.reshape(batch.actions, flat)
-        return self.config.action_dim * noise_loss(predict, actions, mask.reshape(flat), key, self.betas)
+        actions, draws = jnp.reshape(batch.actions, flat), self.config.diffusion.draws
+        return self.config.action_dim * noise_loss(predict, actions, mask.reshape(flat), key, self.betas, draws)
 
     def sample(
         self, params: Params, observation: Observation, language: Values, key: jax.Array, used_dims: int | None = None
@@ -131,6 +138,15 @@ class OctoModel:
         predict, shape = partial(self.noise, params, embedding), (batch, window, self.chunk_size)
         flat = denoise(predict, shape, used, key, self.betas, self.config.diffusion.clip_denoised)
         return flat.reshape(batch, self.config.action_horizon, self.config.action_dim)
+
+
+def _waves(tokens: int, width: int) -> npt.NDArray[np.float32]:
+    """Sines and cosines of row and column of the patches of a square, (tokens, width) (Vaswani et al. 2017)."""
+    row, column = np.divmod(np.arange(tokens), round(tokens**0.5))
+    frequencies = 100.0 ** -np.linspace(0.0, 1.0, width // 4, endpoint=False)
+    angles = [place[:, None] * frequencies for place in (row, column)]
+    waves = np.concatenate([function(angle) for angle in angles for function in (np.sin, np.cos)], axis=1)
+    return np.pad(0.5 * waves, ((0, 0), (0, width - waves.shape[1]))).astype(np.float32)
 
 
 def _initial(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rldg_policies.octo.config import SIZES_PX, T5, Diffusion, Embedding, ImageSlot, OctoConfig, OctoError
+from rldg_policies.octo.config import SIZES_PX, T5, Diffusion, Embedding, ImageSlot, OctoConfig, OctoError, PatchStem
 
 _RELEASED = tuple(ImageSlot(name=name, size_px=SIZES_PX[name]) for name in ("primary", "wrist"))
 
@@ -16,10 +16,11 @@ PRESETS = {
         slots=(ImageSlot(name="wrist", size_px=128),),
         language=Embedding(),
         width=128,
-        layers=4,
+        layers=3,
         heads=4,
-        mlp=512,
-        diffusion=Diffusion(clip_denoised=True),
+        mlp=256,
+        diffusion=Diffusion(hidden=128, draws=8, clip_denoised=True),
+        stem=PatchStem(),
     ),
     # for tests
     "octo-test": OctoConfig(
@@ -30,7 +31,7 @@ PRESETS = {
         heads=2,
         mlp=64,
         window=2,
-        diffusion=Diffusion(steps=5, hidden=32, blocks=1, clip_denoised=True),
+        diffusion=Diffusion(steps=5, hidden=32, blocks=1, draws=4, clip_denoised=True),
     ),
 }
 

@@ -67,7 +67,7 @@ class _DiffusionActionHead(_Arguments):
     hidden_dim: Size = 256
     num_blocks: Size = 3
     time_dim: Size = 32
-    n_diffusion_samples: Size = 1  # draws per sample in a loss: of no meaning for what is stored
+    n_diffusion_samples: Size = 1
     readout_key: str = "readout_action"
     use_map: bool = False
     max_action: float = MAX_ACTION
@@ -157,6 +157,7 @@ def _config(found: Mapping[str, Any]) -> OctoConfig:
             "hidden": head.hidden_dim,
             "blocks": head.num_blocks,
             "time_width": head.time_dim,
+            "draws": head.n_diffusion_samples,
         },
         "repeat_language": model.repeat_task_tokens,
         "correct_attention": model.use_correct_attention,

@@ -1,10 +1,14 @@
-"""From images to tokens: the convolutional stem of Octo (Octo Model Team 2024, section III; Xiao et al. 2021)."""
+"""From images to tokens: the convolutional stem of Octo (Octo Model Team 2024, section III; Xiao et al. 2021), and one
+for CPUs.
+"""
 
 from __future__ import annotations
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from rldg_policies.octo.config import PatchStem
 
 STEM_WIDTHS = (32, 96, 192, 384)
 TOKEN_WIDTH = 512
@@ -38,15 +42,36 @@ class SmallStem16(nn.Module):
         return x.reshape(len(x), -1, TOKEN_WIDTH)
 
 
+class PatchStem16(nn.Module):
+    """One token for every 16 x 16 pixels: (n, side, side, channels) in [-1, 1] -> (n, (side / 16)^2, widths[-1])."""
+
+    config: PatchStem
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for side, width in zip(self.config.sides, self.config.widths, strict=True):
+            n, height, wide, channels = x.shape
+            x = x.reshape(n, height // side, side, wide // side, side, channels).swapaxes(2, 3)
+            x = x.reshape(n, height // side, wide // side, -1)
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.LayerNorm()(x.reshape(len(x), -1, x.shape[-1]))  # before, it would cost more than all products
+
+
 class ImageTokenizer(nn.Module):
-    """Tokens of a camera's images: (batch, window, side, side, 3) uint8 -> (batch, window, tokens, 512).
+    """Tokens of a camera's images: (batch, window, side, side, 3) uint8 -> (batch, window, tokens, channels).
 
     The released models read a goal image on three more channels. It is black where the goal is said in words, which
     is always so here.
     """
 
+    stem: PatchStem | None
+
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         flat = images.reshape(-1, *images.shape[2:])
-        seen = jnp.concatenate([flat, jnp.zeros_like(flat)], axis=-1).astype(jnp.float32) / 127.5 - 1.0
-        return SmallStem16()(seen).reshape(*images.shape[:2], -1, TOKEN_WIDTH)
+        if self.stem is not None:
+            tokens = PatchStem16(self.stem)(flat.astype(jnp.float32) / 127.5 - 1.0)
+        else:
+            seen = jnp.concatenate([flat, jnp.zeros_like(flat)], axis=-1).astype(jnp.float32) / 127.5 - 1.0
+            tokens = SmallStem16()(seen)
+        return tokens.reshape(*images.shape[:2], *tokens.shape[1:])

@@ -161,7 +161,7 @@ class OctoTransformer(nn.Module):
         for slot in config.slots:
             if slot.name not in images:
                 continue  # a camera that is not there has no tokens
-            tokens = ImageTokenizer(name=f"observation_tokenizers_{slot.name}")(images[slot.name])
+            tokens = ImageTokenizer(config.stem, name=f"observation_tokenizers_{slot.name}")(images[slot.name])
             tokens = embedded(f"obs_{slot.name}", tokens)
             tokens += position(f"obs_{slot.name}", config.max_horizon, slot.tokens)[:, :window]
             seen = jnp.broadcast_to(timestep_mask[:, :, None], tokens.shape[:-1])

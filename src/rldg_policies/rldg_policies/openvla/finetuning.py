@@ -12,7 +12,14 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
-from rldg_policies.finetuning import FinetuneConfig, FinetuningError, Pick, action_figures, make_card
+from rldg_policies.finetuning import (
+    FinetuneConfig,
+    FinetuningError,
+    Pick,
+    action_figures,
+    base_folder,
+    make_card,
+)
 from rldg_policies.generalist import write_card
 from rldg_policies.openvla import checkpoint, images, lora
 from rldg_policies.openvla.model import OpenVLAModel, make_random_model
@@ -21,7 +28,7 @@ from rldg_policies.openvla.policy import OpenVLA
 from rldg_policies.openvla.predictor import OpenVLAPredictor
 from rldg_policies.openvla.presets import PRESETS, preset
 from rldg_policies.openvla.prompt import PromptEncoder
-from rldg_policies.training_frames import FrameEpisode, TrainingFrames
+from rldg_policies.training_frames import BROAD, FrameEpisode, TrainingFrames
 
 Ids = npt.NDArray[np.int64]
 
@@ -41,7 +48,7 @@ class OpenVLATrainer:
     def __init__(self, config: FinetuneConfig, frames: TrainingFrames, seed: int) -> None:
         self._config, self._frames, self._seed = config, frames, seed
         self._accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
-        base = _load_base(config.base, frames, seed)
+        base = _load_base(config, frames, seed)
         self._prompts, self._spec = base.prompts, base.model.spec
         if config.augment and not self._spec.center_crop:
             # training crops at random: what is served is the middle of the same size (Kim et al., appendix)
@@ -125,7 +132,8 @@ class OpenVLATrainer:
             model = lora.merged_copy(model)
         policy = OpenVLA(model, self._prompts, self._frames.statistics, self._frames.name)
         checkpoint.write(draft, policy)
-        write_card(draft, make_card(self._config, self._frames, self._seed, steps, held_out, draft))
+        if self._frames.name != BROAD:  # which is many tasks with actions of many scales: no task can be served
+            write_card(draft, make_card(self._config, self._frames, self._seed, steps, held_out, draft))
 
     def state(self) -> dict[str, np.ndarray]:
         moments = [self._optimizer.state.get(parameter, {}) for parameter in self._trained]
@@ -182,15 +190,17 @@ class OpenVLATrainer:
                 parameter.copy_(kept)
 
 
-def _load_base(base: str, frames: TrainingFrames, seed: int) -> OpenVLA:
-    if base in PRESETS:
-        config = preset(base)
-        if base == "openvla-7b":
+def _load_base(config: FinetuneConfig, frames: TrainingFrames, seed: int) -> OpenVLA:
+    if config.base in PRESETS:
+        spec = preset(config.base)
+        if config.base == "openvla-7b":
             raise FinetuningError("base: openvla-7b has random weights; name the folder of the released model")
-        model: OpenVLAModel = make_random_model(config, seed)
-        return OpenVLA(model, PromptEncoder(nano_tokenizer(), config), frames.statistics, frames.name)
-    loaded = checkpoint.load_model(Path(base))
-    prompts = checkpoint.load_prompts(Path(base))
+        model: OpenVLAModel = make_random_model(spec, seed)
+        return OpenVLA(model, PromptEncoder(nano_tokenizer(), spec), frames.statistics, frames.name)
+    folder = base_folder(config.base)
+    # weights that train are float32; those beside an adapter stay as they were stored
+    loaded = checkpoint.load_model(folder, dtype=torch.float32 if config.lora is None else None)
+    prompts = checkpoint.load_prompts(folder)
     return OpenVLA(loaded, prompts, frames.statistics, frames.name)
 
 

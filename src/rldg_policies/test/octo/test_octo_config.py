@@ -31,6 +31,8 @@ def test_a_contradiction_is_refused(changes: dict[str, Any], message: str) -> No
         {"language": {"type": "clip"}},
         {"layers": 0},
         {"depth": 3},
+        {"stem": {"sides": [4, 2], "widths": [8, 8]}},
+        {"stem": {"sides": [4, 4], "widths": [8, 8, 8]}},
     ],
 )
 def test_a_file_with_something_else_is_refused(changes: dict[str, Any]) -> None:

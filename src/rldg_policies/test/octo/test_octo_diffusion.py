@@ -23,6 +23,20 @@ def test_a_network_that_predicts_nothing_loses_the_variance_of_the_noise() -> No
     assert float(loss) == pytest.approx(1.0, abs=0.05)
 
 
+def test_more_draws_leave_the_mean_of_the_loss_and_reduce_its_spread() -> None:
+    chunks = jnp.ones((1, 1, 28))
+
+    def losses(draws: int) -> np.ndarray:
+        def one(key: jax.Array) -> jax.Array:
+            return noise_loss(lambda noisy, step: jnp.zeros_like(noisy), chunks, chunks > 0, key, BETAS, draws)
+
+        return np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(0), 200)))
+
+    single, many = losses(1), losses(16)
+    assert single.mean() == pytest.approx(many.mean(), rel=0.1)
+    assert many.std() == pytest.approx(single.std() / 4.0, rel=0.3)
+
+
 def test_what_is_masked_is_not_learnt() -> None:
     mask = jnp.arange(28) < 6
     chunks = jnp.zeros((4, 1, 28))
