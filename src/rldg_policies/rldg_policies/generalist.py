@@ -167,14 +167,14 @@ class OpenVLAParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         checkpoint: folder made by ``./rldg finetune``.
         device: "cpu", "cuda" or "auto": cuda where there is one.
         draft: "last" guesses that an action is like the one before, which saves passes and changes nothing; "none".
-        threads: of the processor.
+        threads: of the processor; 0: as many as the process may use.
         instruction: instead of that of the episode.
     """
 
     checkpoint: str
     device: Literal["auto", "cpu", "cuda"] = "auto"
     draft: Literal["last", "none"] = "last"
-    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     instruction: str = ""
 
 

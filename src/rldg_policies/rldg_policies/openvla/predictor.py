@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,14 @@ class OpenVLAPredictor:
         dataset: whose statistics turn tokens into actions.
         device: "cpu", "cuda", or "auto".
         draft_last: guess that an action is like the one before.
-        threads: of the processor.
+        threads: of the processor; 0: as many as the process may use.
 
     Raises:
         CheckpointError, StatisticsError: the folder cannot be used.
     """
 
     def __init__(self, folder: Path, dataset: str, device: str, draft_last: bool, threads: int) -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = load(folder, dataset=dataset, device=device)
