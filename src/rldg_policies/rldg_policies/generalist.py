@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rldg_core.task import GripperUse, Robot, Task
 from rldg_core.types import ActionChunk, Observation
 from rldg_core.yaml_text import decode_yaml
+from rldg_policies.openvla.config import Mode
 
 CARD = "policy.yaml"
 Kind = Literal["openvla", "octo"]
@@ -165,6 +166,8 @@ class OpenVLAParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     Attributes:
         checkpoint: folder made by ``./rldg finetune``.
+        mode: "exact", or "fast_int8" and "fast_int4", which round the weights of the language model as they are read:
+            less memory and time, and not quite the same answers (``./rldg bench openvla --checkpoint`` says how often).
         device: "cpu", "cuda" or "auto": cuda where there is one.
         draft: "last" guesses that an action is like the one before, which saves passes and changes nothing; "none".
         threads: of the processor; 0: as many as the process may use.
@@ -172,6 +175,7 @@ class OpenVLAParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """
 
     checkpoint: str
+    mode: Mode = "exact"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     draft: Literal["last", "none"] = "last"
     threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
@@ -206,7 +210,8 @@ def make_openvla(task: Task, robot: Robot, policy_id: str, parameters: Mapping[s
         from rldg_policies.openvla.predictor import OpenVLAPredictor
     except ImportError as error:
         raise _missing(error) from None
-    predictor = OpenVLAPredictor(folder, card.training_set, options.device, options.draft == "last", options.threads)
+    draft_last = options.draft == "last"
+    predictor = OpenVLAPredictor(folder, card.training_set, options.device, draft_last, options.threads, options.mode)
     return GeneralistPolicy(predictor, card, task, robot, policy_id, options.instruction)
 
 
@@ -229,7 +234,10 @@ def _parameters(parameters: Mapping[str, Any], kind: type[Any], policy_id: str) 
     try:
         return msgspec.convert(dict(parameters), kind)
     except msgspec.ValidationError as error:
-        raise ValueError(f"policy {policy_id!r}: policy_parameters: {error}") from None
+        field = str(error).rpartition("$.")[2].rstrip("`")
+        allowed = get_args(get_type_hints(kind).get(field)) if "enum" in str(error) else ()
+        hint = f"; must be one of {', '.join(allowed)}" if allowed else ""
+        raise ValueError(f"policy {policy_id!r}: policy_parameters: {error}{hint}") from None
 
 
 def _missing(error: ImportError) -> GeneralistError:

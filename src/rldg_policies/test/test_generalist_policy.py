@@ -139,3 +139,18 @@ def test_both_are_found_by_name_and_refuse_what_they_do_not_know(tmp_path: Path,
         make_policy(name, USB, ROBOT, name, {"checkpoint": "x", "speed": 3})
     with pytest.raises(GeneralistError, match=r"x/policy.yaml: cannot be read"):
         make_policy(name, USB, ROBOT, name, {"checkpoint": str(tmp_path / "x")})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"mode": "fast"}, r"Invalid enum value 'fast' - at `\$.mode`; must be one of exact, fast_int8, fast_int4$"),
+        ({"mode": 8}, r"Expected `str`, got `int` - at `\$.mode`"),
+        ({"device": "tpu"}, r"'tpu' - at `\$.device`; must be one of auto, cpu, cuda$"),
+        ({"threads": -1}, r"Expected `int` >= 0 - at `\$.threads`$"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_answered_with_those_that_are(given: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says) as refused:
+        make_policy("openvla", USB, ROBOT, "openvla", {"checkpoint": "x", **given})
+    assert "\n" not in str(refused.value)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from rldg_policies.openvla.checkpoint import load
+from rldg_policies.openvla.config import Mode
 from rldg_policies.openvla.policy import fixed_draft
 
 
@@ -22,16 +23,19 @@ class OpenVLAPredictor:
         device: "cpu", "cuda", or "auto".
         draft_last: guess that an action is like the one before.
         threads: of the processor; 0: as many as the process may use.
+        mode: of the language model.
 
     Raises:
         CheckpointError, StatisticsError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, dataset: str, device: str, draft_last: bool, threads: int) -> None:
+    def __init__(
+        self, folder: Path, dataset: str, device: str, draft_last: bool, threads: int, mode: Mode = "exact"
+    ) -> None:
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = load(folder, dataset=dataset, device=device)
+        self._model = load(folder, dataset=dataset, device=device, mode=mode)
         self._draft_last, self._last = draft_last, []  # type: bool, list[int]
 
     def predict(self, image: npt.NDArray[np.uint8], instruction: str) -> npt.NDArray[np.float32]:
