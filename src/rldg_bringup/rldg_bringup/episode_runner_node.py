@@ -54,6 +54,7 @@ class EpisodeRunner:
         self._executor.add_node(self.node)
         self._goals = ActionClient(self.node, RunEpisodes, "episode_manager/run_episodes")
         self._is_active = self.node.create_client(Trigger, "lifecycle_manager/is_active")
+        self._select_policy = self.node.create_client(SelectPolicy, "arbiter/select_policy")
         self._report = EpisodeReport()
         self._ended: list[EpisodeReport] = []
         if follow:
@@ -123,7 +124,7 @@ class EpisodeRunner:
         Raises:
             RuntimeError: the arbiter refused, with its reason.
         """
-        client = self.node.create_client(SelectPolicy, "arbiter/select_policy")
+        client = self._select_policy
         self.spin_until(client.service_is_ready, timeout_s, "arbiter/select_policy")
         answer = self._answer(client.call_async(SelectPolicy.Request(policy_id=policy_id)), timeout_s)
         if not answer.success:
