@@ -131,17 +131,18 @@ class EpisodeRunner:
             raise RuntimeError(answer.message)
 
     def select_policy_when_fresh(self, policy_id: str, timeout_s: float = 30.0) -> None:
-        """Let a policy drive as soon as the arbiter has heard it.
+        """Let a policy drive as soon as the arbiter is there and has heard it.
 
         Raises:
             TimeoutError: it was not heard in time.
         """
         end = time.monotonic() + timeout_s
+        self.spin_until(self._select_policy.service_is_ready, timeout_s, "arbiter/select_policy")
         while True:
             try:
                 self.select_policy(policy_id)
                 return
-            except RuntimeError as refusal:
+            except (RuntimeError, TimeoutError) as refusal:  # an answer can be lost while the two discover each other
                 if time.monotonic() > end:
                     raise TimeoutError(f"policy {policy_id!r} could not be selected: {refusal}") from None
                 self.spin(0.1)

@@ -126,7 +126,7 @@ class GeneralistPolicy:
         self, predictor: Predictor, card: GeneralistCard, task: Task, robot: Robot, policy_id: str, instruction: str
     ) -> None:
         self._predictor, self.card = predictor, card
-        self._instruction = instruction
+        self._instruction, self._between_episodes = instruction, task.instruction
         self.policy_id, self.rate_hz = policy_id, task.control.rate_hz
         self.checkpoint_hash = card.statistics_sha256
         self._tcp_frame, self._period_s = robot.tcp_frame, 1.0 / card.rate_hz
@@ -140,8 +140,14 @@ class GeneralistPolicy:
         self._predictor.reset()
 
     def act(self, observation: Observation) -> ActionChunk:
-        """Raises ValueError for an episode without instruction, or an image that is no square."""
-        actions = self._predictor.predict(observation.image, self._instruction or observation.instruction)
+        """Between episodes, where nobody says what to do, the task's own instruction counts: the answers move nothing,
+        but show that the policy is there and may be selected.
+
+        Raises:
+            ValueError: the instruction is too long, the image is no square, or the answer is not finite.
+        """
+        instruction = self._instruction or observation.instruction or self._between_episodes
+        actions = self._predictor.predict(observation.image, instruction)
         if not np.isfinite(actions).all():
             raise ValueError(f"policy {self.policy_id!r}: its answer is not finite; the checkpoint is damaged")
         if self._grasps and actions.shape[1] > 6:

@@ -88,6 +88,8 @@ def test_the_episode_s_instruction_is_given_unless_another_was_set() -> None:
     assert answers.heard == "insert the plug"
     policy(answers, instruction="wait").act(observation("insert the plug"))
     assert answers.heard == "wait"
+    policy(answers).act(observation(""))  # between episodes
+    assert answers.heard == USB.instruction
 
 
 def test_an_answer_that_is_not_finite_is_refused() -> None:
