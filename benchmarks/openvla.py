@@ -235,7 +235,10 @@ def show(found: dict[str, Agreement]) -> None:
     table = Table("mode", "same tokens", "within a bin", "by dimension", "l1", "max", "MB", "Hz", highlight=False)
     for row in rows(found):
         table.add_row(*row)
-    Console(stderr=True, width=120).print(table)
+    console = Console(stderr=True, width=120)
+    console.print(table)
+    for said in list(found.values())[:1]:
+        console.print(f"{said.frames} frames, {said.distinct_share:.0%} of the exact answers differ from each other")
 
 
 def rows(found: dict[str, Agreement]) -> Iterator[list[str]]:

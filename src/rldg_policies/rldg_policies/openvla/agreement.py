@@ -25,6 +25,8 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         frames: that both were asked about.
+        distinct_share: different answers of the exact model per frame: where it always says the same, agreement says
+            nothing.
         token_agreement: share of tokens that are equal; ``by_dimension`` of those of each dimension of the action.
         within_one_bin: share of tokens that are equal or neighbours.
         l1: mean difference of a number of the action, in the units of the training set.
@@ -34,6 +36,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     frames: int
+    distinct_share: float
     token_agreement: float
     by_dimension: tuple[float, ...]
     within_one_bin: float
@@ -73,6 +76,7 @@ def agreement(exact: OpenVLA, fast: OpenVLA, frames: Iterable[Frame]) -> Agreeme
     rates = [1.0 / statistics.median(times) for times in seconds]
     return Agreement(
         frames=len(tokens[0]),
+        distinct_share=len(np.unique(tokens[0], axis=0)) / len(tokens[0]),
         token_agreement=float((apart == 0).mean()),
         by_dimension=tuple((apart == 0).mean(0).tolist()),
         within_one_bin=float((apart <= 1).mean()),

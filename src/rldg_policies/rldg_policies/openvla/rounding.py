@@ -85,9 +85,14 @@ class Int8Linear(RoundedLinear):
         return self.weight.float() * self.scale.float()[:, None]
 
     def _product(self, x: Tensor) -> Tensor:
-        if self.packed and len(x) <= _FEW:
-            return torch.ops.aten._weight_int8pack_mm(x.to(_HALF), self.weight, self.scale)
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        if not self.packed:
+            return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        seen = x.to(_HALF)
+        if len(x) <= _FEW:
+            return torch.ops.aten._weight_int8pack_mm(seen, self.weight, self.scale)
+        # rounded where the other product rounds, so that an answer does not depend on how many tokens a pass has
+        whole = F.linear(seen.to(x.dtype), self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+        return whole.to(_HALF)
 
 
 class Int4Linear(RoundedLinear):

@@ -49,6 +49,7 @@ def test_shares_and_differences_are_those_of_the_answers(policy: OpenVLA) -> Non
     exact = Says(policy, [[800] * 7, [800] * 7])
     fast = Says(policy, [[800] * 7, [800, 801, 800, 800, 800, 800, 810]])
     found = agreement(exact, fast, [(image, "push") for image in images])
+    assert found.distinct_share == 0.5  # the exact one says the same about both
     assert found.token_agreement == pytest.approx(12 / 14)
     assert found.within_one_bin == pytest.approx(13 / 14)
     assert found.by_dimension == (1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.5)

@@ -12,6 +12,7 @@ import torch
 from rldg_policies.openvla import memory, rounding
 from rldg_policies.openvla.checkpoint import load, load_model, save
 from rldg_policies.openvla.config import CheckpointError, Mode
+from rldg_policies.openvla.decoding import Decoder
 from rldg_policies.openvla.memory import weight_bytes
 from rldg_policies.openvla.model import OpenVLAModel, make_random_model
 from rldg_policies.openvla.policy import OpenVLA
@@ -175,3 +176,17 @@ def test_half_precision_is_rounded_too(varied_model: OpenVLAModel) -> None:
     with torch.no_grad():
         hidden = copy.hidden(torch.ones(1, 3, 64, dtype=torch.bfloat16), torch.arange(3))
     assert hidden.dtype == torch.bfloat16 and hidden.isfinite().all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_recorded_passes_choose_the_same_tokens_and_drafts_tip_near_ties_only(
+    varied_model: OpenVLAModel, mode: Mode
+) -> None:
+    model = rounded_copy(varied_model, mode)
+    free, fixed = Decoder(model, 16, 7), Decoder(model, 16, 7, record=lambda function, *inputs: function)
+    prompt, same = [1, 326, 299, 501, 259], []
+    for frame in torch.randn(30, 1, 6, 28, 28, generator=torch.Generator().manual_seed(0)):
+        plain = free.decode(frame, prompt)
+        same.append(fixed.decode(frame, prompt) == plain)
+        same.append(fixed.decode(frame, prompt, lambda decided, ids=plain.ids: ids[len(decided) :]).ids == plain.ids)
+    assert np.mean(same) > 0.9
