@@ -106,8 +106,8 @@ class Predictor(Protocol):
     def predict(self, image: npt.NDArray[np.uint8], instruction: str) -> npt.NDArray[np.float32]:
         """Actions (length, 6 or 7) in the units of its training set, the first due now."""
 
-    def warm_up(self, image_px: int) -> None:
-        """Compile, for images of this size."""
+    def warm_up(self, image_px: int, instruction: str) -> None:
+        """Compile, for images of this size and instructions like this one, which is remembered."""
 
     def reset(self) -> None:
         """A new episode begins."""
@@ -134,7 +134,7 @@ class GeneralistPolicy:
         self._image_px = task.camera.image_size_px
 
     def warm_up(self) -> None:
-        self._predictor.warm_up(self._image_px)
+        self._predictor.warm_up(self._image_px, self._instruction or self._between_episodes)
 
     def reset(self) -> None:
         self._predictor.reset()

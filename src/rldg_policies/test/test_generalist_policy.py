@@ -50,8 +50,8 @@ class Answers:
         self.heard = instruction
         return self.actions
 
-    def warm_up(self, image_px: int) -> None:
-        self.heard = f"{image_px} px"
+    def warm_up(self, image_px: int, instruction: str) -> None:
+        self.heard = f"{image_px} px, {instruction}"
 
     def reset(self) -> None:
         self.heard = "reset"
@@ -90,6 +90,14 @@ def test_the_episode_s_instruction_is_given_unless_another_was_set() -> None:
     assert answers.heard == "wait"
     policy(answers).act(observation(""))  # between episodes
     assert answers.heard == USB.instruction
+
+
+def test_warming_up_is_for_the_images_and_the_words_that_will_come() -> None:
+    answers = Answers([[0.0] * 7])
+    policy(answers).warm_up()
+    assert answers.heard == f"{USB.camera.image_size_px} px, {USB.instruction}"
+    policy(answers, instruction="wait").warm_up()
+    assert answers.heard == f"{USB.camera.image_size_px} px, wait"
 
 
 def test_an_answer_that_is_not_finite_is_refused() -> None:

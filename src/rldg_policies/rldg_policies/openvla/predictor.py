@@ -49,10 +49,10 @@ class OpenVLAPredictor:
         """Of the action that would be predicted, decoded without a guess."""
         return self._model.predict(image, instruction)[1].ids
 
-    def warm_up(self, image_px: int) -> None:
+    def warm_up(self, image_px: int, instruction: str) -> None:
         """Take all memory and run every shape once."""
-        self._model.warm_up()
-        self.predict(np.zeros((image_px, image_px, 3), np.uint8), "warm up")
+        self._model.warm_up(instruction)
+        self.predict(np.zeros((image_px, image_px, 3), np.uint8), instruction)
         self.reset()
 
     def reset(self) -> None:
