@@ -54,6 +54,7 @@ class EpisodeRunner:
         self._executor.add_node(self.node)
         self._goals = ActionClient(self.node, RunEpisodes, "episode_manager/run_episodes")
         self._is_active = self.node.create_client(Trigger, "lifecycle_manager/is_active")
+        self._select_policy = self.node.create_client(SelectPolicy, "arbiter/select_policy")
         self._report = EpisodeReport()
         self._ended: list[EpisodeReport] = []
         if follow:
@@ -123,24 +124,25 @@ class EpisodeRunner:
         Raises:
             RuntimeError: the arbiter refused, with its reason.
         """
-        client = self.node.create_client(SelectPolicy, "arbiter/select_policy")
+        client = self._select_policy
         self.spin_until(client.service_is_ready, timeout_s, "arbiter/select_policy")
         answer = self._answer(client.call_async(SelectPolicy.Request(policy_id=policy_id)), timeout_s)
         if not answer.success:
             raise RuntimeError(answer.message)
 
     def select_policy_when_fresh(self, policy_id: str, timeout_s: float = 30.0) -> None:
-        """Let a policy drive as soon as the arbiter has heard it.
+        """Let a policy drive as soon as the arbiter is there and has heard it.
 
         Raises:
             TimeoutError: it was not heard in time.
         """
         end = time.monotonic() + timeout_s
+        self.spin_until(self._select_policy.service_is_ready, timeout_s, "arbiter/select_policy")
         while True:
             try:
                 self.select_policy(policy_id)
                 return
-            except RuntimeError as refusal:
+            except (RuntimeError, TimeoutError) as refusal:  # an answer can be lost while the two discover each other
                 if time.monotonic() > end:
                     raise TimeoutError(f"policy {policy_id!r} could not be selected: {refusal}") from None
                 self.spin(0.1)

@@ -6,9 +6,11 @@ import itertools
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rldg_bringup.launch_runner import LaunchFileError, Process, declared_arguments, resolve
+from rldg_policies.generalist import OctoParameters, OpenVLAParameters
 
 WORKSPACE = Path(__file__).resolve().parents[3]
 LAUNCH = WORKSPACE / "launch"
@@ -25,6 +27,7 @@ TASKS = [
     "vga_insertion",
     "xlr",
 ]
+GENERALISTS = {"openvla": OpenVLAParameters, "octo": OctoParameters}
 OPERATORS = {"scripted": "scripted_operator", "spacemouse": "spacemouse", "gamepad": "gamepad", "none": None}
 CONTROL = ["cartesian_impedance_controller", "observer", "arbiter", "episode_manager", "lifecycle_manager"]
 
@@ -133,3 +136,29 @@ def test_a_policy_may_drive_from_the_start_and_the_scripted_operator_then_keeps_
     assert parameters(alone["scripted_operator"])["drive"] is True
     assert parameters(beside["arbiter"])["initial_policy"] == parameters(beside["policy_scripted"])["policy_id"]
     assert parameters(beside["scripted_operator"])["drive"] is False
+
+
+@pytest.mark.parametrize("kind", ["openvla", "octo"])
+def test_a_generalist_joins_a_running_cell_with_its_own_manager_and_is_let_drive(kind: str) -> None:
+    nodes = cell(f"policy_{kind}", checkpoint="my checkpoint", policy_id="student", instruction="don't wait")
+    assert set(nodes) == {"policy_student", "lifecycle_manager_student", "select_student"}
+    assert parameters(nodes["lifecycle_manager_student"])["node_names"] == ["policy_student"]
+    assert parameters(nodes["select_student"]) == {"policy_id": "student"}
+    given = parameters(nodes["policy_student"])
+    assert (given["policy"], given["policy_id"]) == (kind, "student")
+    options = msgspec.yaml.decode(str(given["policy_parameters"]), type=GENERALISTS[kind])
+    assert (options.checkpoint, options.instruction) == ("my checkpoint", "don't wait")
+    assert msgspec.structs.replace(options, instruction="") == GENERALISTS[kind](checkpoint="my checkpoint")
+    assert set(cell(f"policy_{kind}", drive="false")) == {f"policy_{kind}", f"lifecycle_manager_{kind}"}
+
+
+def test_options_of_a_generalist_reach_it() -> None:
+    options = {"mode": "fast_int8", "draft": "none", "device": "cuda", "threads": "3"}
+    given = str(parameters(cell("policy_openvla", **options)["policy_openvla"])["policy_parameters"])
+    assert msgspec.yaml.decode(given).items() >= {**options, "threads": 3}.items()
+    given = str(
+        parameters(cell("policy_octo", execute="2", seed="7", tokenizer="t5")["policy_octo"])["policy_parameters"]
+    )
+    assert msgspec.yaml.decode(given).items() >= {"execute": 2, "seed": 7, "tokenizer": "t5"}.items()
+    with pytest.raises(LaunchFileError, match="mode"):
+        cell("policy_openvla", mode="faster")

@@ -24,7 +24,7 @@ EXECUTABLES = {
     "rldg_recorder": ("recorder_node",),
     "rldg_policies": ("policy_node",),
     "rldg_rl": ("actor_node", "learner_node", "person_node"),
-    "rldg_bringup": ("lifecycle_manager_node", "run_episodes_node"),
+    "rldg_bringup": ("lifecycle_manager_node", "run_episodes_node", "select_policy_node"),
 }
 TELL = f"""#!{sys.executable}
 import json, os, sys
@@ -113,6 +113,7 @@ def test_every_file_declares_the_same_arguments_there(file: Path, prefix: Path) 
     [
         ("usb_insertion", {"policy": "scripted", "seed": "7"}),
         ("xlr", {"operator": "none", "namespace": "a/b"}),
+        ("policy_openvla", {"checkpoint": "a b", "instruction": "don't", "namespace": "arm"}),
         ("cell", {"operator": "gamepad", "namespace": "/arm", "scene": "dark", "task": "hdmi"}),
     ],
 )

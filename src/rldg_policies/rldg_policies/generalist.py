@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from rldg_core.task import GripperUse, Robot, Task
 from rldg_core.types import ActionChunk, Observation
 from rldg_core.yaml_text import decode_yaml
+from rldg_policies.openvla.config import Mode
 
 CARD = "policy.yaml"
 Kind = Literal["openvla", "octo"]
@@ -105,8 +106,8 @@ class Predictor(Protocol):
     def predict(self, image: npt.NDArray[np.uint8], instruction: str) -> npt.NDArray[np.float32]:
         """Actions (length, 6 or 7) in the units of its training set, the first due now."""
 
-    def warm_up(self, image_px: int) -> None:
-        """Compile, for images of this size."""
+    def warm_up(self, image_px: int, instruction: str) -> None:
+        """Compile, for images of this size and instructions like this one, which is remembered."""
 
     def reset(self) -> None:
         """A new episode begins."""
@@ -125,7 +126,7 @@ class GeneralistPolicy:
         self, predictor: Predictor, card: GeneralistCard, task: Task, robot: Robot, policy_id: str, instruction: str
     ) -> None:
         self._predictor, self.card = predictor, card
-        self._instruction = instruction
+        self._instruction, self._between_episodes = instruction, task.instruction
         self.policy_id, self.rate_hz = policy_id, task.control.rate_hz
         self.checkpoint_hash = card.statistics_sha256
         self._tcp_frame, self._period_s = robot.tcp_frame, 1.0 / card.rate_hz
@@ -133,14 +134,20 @@ class GeneralistPolicy:
         self._image_px = task.camera.image_size_px
 
     def warm_up(self) -> None:
-        self._predictor.warm_up(self._image_px)
+        self._predictor.warm_up(self._image_px, self._instruction or self._between_episodes)
 
     def reset(self) -> None:
         self._predictor.reset()
 
     def act(self, observation: Observation) -> ActionChunk:
-        """Raises ValueError for an episode without instruction, or an image that is no square."""
-        actions = self._predictor.predict(observation.image, self._instruction or observation.instruction)
+        """Between episodes, where nobody says what to do, the task's own instruction counts: the answers move nothing,
+        but show that the policy is there and may be selected.
+
+        Raises:
+            ValueError: the instruction is too long, the image is no square, or the answer is not finite.
+        """
+        instruction = self._instruction or observation.instruction or self._between_episodes
+        actions = self._predictor.predict(observation.image, instruction)
         if not np.isfinite(actions).all():
             raise ValueError(f"policy {self.policy_id!r}: its answer is not finite; the checkpoint is damaged")
         if self._grasps and actions.shape[1] > 6:
@@ -165,16 +172,19 @@ class OpenVLAParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     Attributes:
         checkpoint: folder made by ``./rldg finetune``.
+        mode: "exact", or "fast_int8" and "fast_int4", which round the weights of the language model as they are read:
+            less memory and time, and not quite the same answers (``./rldg bench openvla --checkpoint`` says how often).
         device: "cpu", "cuda" or "auto": cuda where there is one.
         draft: "last" guesses that an action is like the one before, which saves passes and changes nothing; "none".
-        threads: of the processor.
+        threads: of the processor; 0: as many as the process may use.
         instruction: instead of that of the episode.
     """
 
     checkpoint: str
+    mode: Mode = "exact"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     draft: Literal["last", "none"] = "last"
-    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     instruction: str = ""
 
 
@@ -206,7 +216,8 @@ def make_openvla(task: Task, robot: Robot, policy_id: str, parameters: Mapping[s
         from rldg_policies.openvla.predictor import OpenVLAPredictor
     except ImportError as error:
         raise _missing(error) from None
-    predictor = OpenVLAPredictor(folder, card.training_set, options.device, options.draft == "last", options.threads)
+    draft_last = options.draft == "last"
+    predictor = OpenVLAPredictor(folder, card.training_set, options.device, draft_last, options.threads, options.mode)
     return GeneralistPolicy(predictor, card, task, robot, policy_id, options.instruction)
 
 
@@ -229,7 +240,10 @@ def _parameters(parameters: Mapping[str, Any], kind: type[Any], policy_id: str) 
     try:
         return msgspec.convert(dict(parameters), kind)
     except msgspec.ValidationError as error:
-        raise ValueError(f"policy {policy_id!r}: policy_parameters: {error}") from None
+        field = str(error).rpartition("$.")[2].rstrip("`")
+        allowed = get_args(get_type_hints(kind).get(field)) if "enum" in str(error) else ()
+        hint = f"; must be one of {', '.join(allowed)}" if allowed else ""
+        raise ValueError(f"policy {policy_id!r}: policy_parameters: {error}{hint}") from None
 
 
 def _missing(error: ImportError) -> GeneralistError:

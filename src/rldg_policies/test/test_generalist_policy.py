@@ -50,8 +50,8 @@ class Answers:
         self.heard = instruction
         return self.actions
 
-    def warm_up(self, image_px: int) -> None:
-        self.heard = f"{image_px} px"
+    def warm_up(self, image_px: int, instruction: str) -> None:
+        self.heard = f"{image_px} px, {instruction}"
 
     def reset(self) -> None:
         self.heard = "reset"
@@ -88,6 +88,16 @@ def test_the_episode_s_instruction_is_given_unless_another_was_set() -> None:
     assert answers.heard == "insert the plug"
     policy(answers, instruction="wait").act(observation("insert the plug"))
     assert answers.heard == "wait"
+    policy(answers).act(observation(""))  # between episodes
+    assert answers.heard == USB.instruction
+
+
+def test_warming_up_is_for_the_images_and_the_words_that_will_come() -> None:
+    answers = Answers([[0.0] * 7])
+    policy(answers).warm_up()
+    assert answers.heard == f"{USB.camera.image_size_px} px, {USB.instruction}"
+    policy(answers, instruction="wait").warm_up()
+    assert answers.heard == f"{USB.camera.image_size_px} px, wait"
 
 
 def test_an_answer_that_is_not_finite_is_refused() -> None:
@@ -139,3 +149,18 @@ def test_both_are_found_by_name_and_refuse_what_they_do_not_know(tmp_path: Path,
         make_policy(name, USB, ROBOT, name, {"checkpoint": "x", "speed": 3})
     with pytest.raises(GeneralistError, match=r"x/policy.yaml: cannot be read"):
         make_policy(name, USB, ROBOT, name, {"checkpoint": str(tmp_path / "x")})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"mode": "fast"}, r"Invalid enum value 'fast' - at `\$.mode`; must be one of exact, fast_int8, fast_int4$"),
+        ({"mode": 8}, r"Expected `str`, got `int` - at `\$.mode`"),
+        ({"device": "tpu"}, r"'tpu' - at `\$.device`; must be one of auto, cpu, cuda$"),
+        ({"threads": -1}, r"Expected `int` >= 0 - at `\$.threads`$"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_answered_with_those_that_are(given: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says) as refused:
+        make_policy("openvla", USB, ROBOT, "openvla", {"checkpoint": "x", **given})
+    assert "\n" not in str(refused.value)

@@ -101,13 +101,13 @@ class Octo:
         chunk = unnormalise_gaussian(normalised, self.statistics)
         return chunk, Info(normalised, time.perf_counter() - started)
 
-    def warm_up(self, size_px: int | None = None) -> None:
-        """Compile for frames of this size; by default that of the slots."""
+    def warm_up(self, size_px: int | None = None, instruction: str = "warm up") -> None:
+        """Compile for frames of this size, by default that of the slots, and remember the instruction's features."""
         blank = {
             s.name: np.zeros((1, size_px or s.size_px, size_px or s.size_px, 3), np.uint8)
             for s in self.model.config.slots
         }
-        self.predict(blank, "warm up", jax.random.key(0))
+        self.predict(blank, instruction, jax.random.key(0))
 
     def _observation(self, seen: Mapping[str, Sequence[Image] | Image]) -> Observation:
         slots, window = [slot.name for slot in self.model.config.slots], self.model.config.window

@@ -39,9 +39,9 @@ class OctoPredictor:
         chunk, _ = self._octo.predict(seen, instruction, key)
         return receding_horizon(chunk, self._execute)
 
-    def warm_up(self, image_px: int) -> None:
-        """Compile for images of this size."""
-        self._octo.warm_up(image_px)
+    def warm_up(self, image_px: int, instruction: str) -> None:
+        """Compile for images of this size, and encode the instruction."""
+        self._octo.warm_up(image_px, instruction)
 
     def reset(self) -> None:
         """Frames of another episode are not looked at."""

@@ -24,14 +24,17 @@ from torch import Tensor
 from rldg_policies.openvla.config import (
     CheckpointError,
     Config,
+    Mode,
     config_from_json,
     config_to_json,
     preprocessor_to_json,
     with_preprocessor,
 )
+from rldg_policies.openvla.memory import check_free, weight_bytes
 from rldg_policies.openvla.model import OpenVLAModel, make_model
 from rldg_policies.openvla.policy import OpenVLA, Statistics
 from rldg_policies.openvla.prompt import BEGIN, END, PromptEncoder, load_tokenizer
+from rldg_policies.openvla.rounding import RoundedLinear, put_rounded_layers
 from rldg_recorder.partial import partial_folder, put
 
 CONFIG, PREPROCESSOR, GENERATION = "config.json", "preprocessor_config.json", "generation_config.json"
@@ -49,12 +52,13 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     check_finite: bool = True,
+    mode: Mode = "exact",
 ) -> OpenVLA:
     """Everything that serving or fine-tuning needs.
 
     Args:
         dataset: whose statistics turn tokens into actions; needed where the folder has those of several.
-        dtype, device, check_finite: of :func:`load_model`.
+        dtype, device, check_finite, mode: of :func:`load_model`.
 
     Raises:
         CheckpointError: a file is missing or wrong.
@@ -62,7 +66,7 @@ def load(
     """
     _, statistics = read_config(folder)
     prompts = load_prompts(folder)
-    model = load_model(folder, dtype=dtype, device=device, check_finite=check_finite)
+    model = load_model(folder, dtype=dtype, device=device, check_finite=check_finite, mode=mode)
     return OpenVLA(model, prompts, statistics, dataset)
 
 
@@ -122,12 +126,15 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     check_finite: bool = True,
+    mode: Mode = "exact",
 ) -> OpenVLAModel:
     """The network, in evaluation mode. One tensor at a time is held twice.
 
     Args:
         dtype: of the weights in memory; by default that of ``config.json``.
-        check_finite: refuse weights that are not finite numbers; costs a look at each.
+        check_finite: refuse weights that are not finite numbers; costs a look at each. Those that are rounded are
+            always looked at.
+        mode: round the weights of the language model as they are read.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another model, or there is too little memory.
@@ -138,11 +145,19 @@ def load_model(
         model = make_model(config, dtype).eval()
     expected = model.state_dict()
     files = _find_tensors(folder, expected)
-    _check_memory(folder, sum(tensor.numel() for tensor in expected.values()) * dtype.itemsize, torch.device(device))
+    rounded: dict[str, RoundedLinear] = {}
+    if mode != "exact":
+        with _named(folder / CONFIG):
+            rounded = put_rounded_layers(model, mode, torch.device(device))
+    check_free(str(folder), weight_bytes(model), torch.device(device))
     places = model.to_empty(device=device).state_dict()
     for path, names in files.items():
         with _opened(path) as file, torch.no_grad():
             for name in names:
+                if name in rounded:
+                    with _named(path), _named(Path(name)):
+                        rounded[name].fill(file.get_tensor(name).to(device))
+                    continue
                 place = places[name].copy_(file.get_tensor(name))
                 if check_finite and not torch.isfinite(place.sum(dtype=torch.float32)):
                     raise CheckpointError(f"{path}: {name} is not finite; the training diverged or the file is damaged")
@@ -200,25 +215,6 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path}: is damaged: {' '.join(str(error).split())}; copy it again") from None
 
 
-def _check_memory(folder: Path, needed: int, device: torch.device) -> None:
-    free = free_bytes(device)
-    if needed > free:
-        raise CheckpointError(
-            f"{folder}: the weights need {needed / 1e9:.1f} GB on {device}, {free / 1e9:.1f} GB are free; "
-            "end other programs, use a 16-bit dtype or another device"
-        )
-
-
-def free_bytes(device: torch.device) -> int:
-    """How much a process may still take."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise CheckpointError("/proc/meminfo: has no MemAvailable; the free memory is not known")
-
-
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -244,12 +240,14 @@ def write(
         max_shard_bytes: of one file, but for a single larger tensor.
 
     Raises:
-        CheckpointError: an adapter has not been merged into the model.
+        CheckpointError: an adapter has not been merged into the model, or its weights are rounded.
     """
     model = policy.model
     tensors = model.state_dict()
     if tensors.keys() != make_model(model.spec).state_dict().keys():
-        raise CheckpointError(f"{folder}: the model has an adapter; merge it before saving")
+        raise CheckpointError(
+            f"{folder}: the model has an adapter or rounded weights; merge it before saving, or load the model exact"
+        )
     dtype = dtype or model.language_model.lm_head.weight.dtype
     config = msgspec.structs.replace(model.spec, torch_dtype=str(dtype).removeprefix("torch."))
     files = {

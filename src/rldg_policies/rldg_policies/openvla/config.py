@@ -15,6 +15,9 @@ import msgspec
 Size = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=256)]
 
+Mode = Literal["exact", "fast_int8", "fast_int4"]
+"""How the language model computes: with its weights as they are, or rounded (:mod:`rldg_policies.openvla.rounding`)."""
+
 PATCH_PX = 14
 LLAMA_EMPTY_TOKEN = 29871  # "▁" of Llama 2; stands between the prompt and the actions in the released training data
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"

@@ -75,10 +75,12 @@ class OpenVLAModel(nn.Module):
             cache: where earlier keys and values are.
         """
         llama = self.language_model.model
-        rotation = llama.rotary_emb(embeds, position_ids=positions[None])
-        for layer in llama.layers:
-            embeds = layer(embeds, attention_mask=mask, position_embeddings=rotation, past_key_values=cache)
-        return llama.norm(embeds)
+        cos, sin = llama.rotary_emb(embeds, position_ids=positions[None])
+        half = sin.shape[-1] // 2
+        rotation = cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, :, None]
+        for number, layer in enumerate(llama.layers):
+            embeds = _layer(layer, number, embeds, rotation, mask, cache)
+        return _rms_norm(llama.norm, embeds)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, labels: Tensor | None = None) -> Output:
         """Logits, and with labels the loss.
@@ -109,6 +111,47 @@ class OpenVLAModel(nn.Module):
         rotation = LlamaRotaryEmbedding(self.language_model.config)
         self.language_model.model.rotary_emb = rotation.to(self.language_model.lm_head.weight.device)
         return self
+
+
+# --- a layer of the language model -----------------------------------------------------------------------------------
+#
+# What transformers' own layer computes, from its modules, in a third of the operations: for one token at a time their
+# number is what a pass of a small model costs, and on a GPU a good part of what that of a large one does.
+
+
+def _layer(
+    layer: Any,
+    number: int,
+    x: Tensor,
+    rotation: tuple[Tensor, Tensor],
+    mask: Tensor | None,
+    cache: KeyValues | None,
+) -> Tensor:
+    attention, mlp = layer.self_attn, layer.mlp
+    seen = _rms_norm(layer.input_layernorm, x)
+    queries, keys, values = attention.q_proj(seen), attention.k_proj(seen), attention.v_proj(seen)
+    turned = _rotate(torch.cat([queries, keys], -1).unflatten(-1, (-1, attention.head_dim)), *rotation).transpose(1, 2)
+    key_heads = keys.shape[-1] // attention.head_dim
+    query_heads = turned.shape[1] - key_heads
+    q, k = turned.split([query_heads, key_heads], 1)
+    v = values.unflatten(-1, (key_heads, -1)).transpose(1, 2)
+    if cache is not None:
+        k, v = cache.update(k, v, number)
+    grouped = query_heads != key_heads
+    read = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
+    x = x + attention.o_proj(read.transpose(1, 2).flatten(2))
+    seen = _rms_norm(layer.post_attention_layernorm, x)
+    return x + mlp.down_proj(F.silu(mlp.gate_proj(seen)) * mlp.up_proj(seen))
+
+
+def _rms_norm(norm: Any, x: Tensor) -> Tensor:
+    """Rounded to the type of ``x`` before it is scaled, as in the released code."""
+    return norm.weight * F.rms_norm(x, x.shape[-1:], None, norm.variance_epsilon)
+
+
+def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021) of (batch, tokens, heads, width); the first half of ``sin`` is negated."""
+    return heads * cos + heads.roll(heads.shape[-1] // 2, -1) * sin
 
 
 def llama_config(spec: LlamaSpec) -> LlamaConfig:

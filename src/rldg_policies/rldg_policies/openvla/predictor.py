@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from rldg_policies.openvla.checkpoint import load
+from rldg_policies.openvla.config import Mode
 from rldg_policies.openvla.policy import fixed_draft
 
 
@@ -20,17 +22,20 @@ class OpenVLAPredictor:
         dataset: whose statistics turn tokens into actions.
         device: "cpu", "cuda", or "auto".
         draft_last: guess that an action is like the one before.
-        threads: of the processor.
+        threads: of the processor; 0: as many as the process may use.
+        mode: of the language model.
 
     Raises:
         CheckpointError, StatisticsError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, dataset: str, device: str, draft_last: bool, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(
+        self, folder: Path, dataset: str, device: str, draft_last: bool, threads: int, mode: Mode = "exact"
+    ) -> None:
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = load(folder, dataset=dataset, device=device)
+        self._model = load(folder, dataset=dataset, device=device, mode=mode)
         self._draft_last, self._last = draft_last, []  # type: bool, list[int]
 
     def predict(self, image: npt.NDArray[np.uint8], instruction: str) -> npt.NDArray[np.float32]:
@@ -44,10 +49,10 @@ class OpenVLAPredictor:
         """Of the action that would be predicted, decoded without a guess."""
         return self._model.predict(image, instruction)[1].ids
 
-    def warm_up(self, image_px: int) -> None:
+    def warm_up(self, image_px: int, instruction: str) -> None:
         """Take all memory and run every shape once."""
-        self._model.warm_up()
-        self.predict(np.zeros((image_px, image_px, 3), np.uint8), "warm up")
+        self._model.warm_up(instruction)
+        self.predict(np.zeros((image_px, image_px, 3), np.uint8), instruction)
         self.reset()
 
     def reset(self) -> None:

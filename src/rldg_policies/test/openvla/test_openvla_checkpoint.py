@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from rldg_policies.openvla import checkpoint
+from rldg_policies.openvla import checkpoint, memory
 from rldg_policies.openvla.checkpoint import load, load_model, read_config, save
 from rldg_policies.openvla.config import CheckpointError
 from rldg_policies.openvla.lora import add_adapter, merge
@@ -213,14 +213,14 @@ def test_weights_that_are_not_finite_are_loaded_only_unchecked(released: Path) -
 
 def test_the_model_is_refused_before_memory_runs_out(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(tensor.numel() for tensor in _tensors(released).values())
-    monkeypatch.setattr(checkpoint, "free_bytes", lambda device: 4 * size - 1)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 4 * size - 1)
     with pytest.raises(CheckpointError, match=r"the weights need 0.0 GB on cpu, 0.0 GB are free; end other programs"):
         load_model(released)
     assert load_model(released, dtype=torch.bfloat16).projector.fc1.weight.dtype == torch.bfloat16
 
 
 def test_the_free_memory_of_this_machine_is_known() -> None:
-    assert 1e6 < checkpoint.free_bytes(torch.device("cpu")) < 1e14
+    assert 1e6 < memory.free_bytes(torch.device("cpu")) < 1e14
 
 
 def test_a_config_of_another_size_is_refused(released: Path, edit: Edit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 from torch.nn import functional as F
@@ -28,6 +29,19 @@ def test_logits_are_those_of_the_language_model_of_transformers(varied_model: Op
     pixels, ids, _ = _batch(varied_model.spec)
     expected = varied_model.language_model(inputs_embeds=varied_model.embed(pixels, ids)).logits
     torch.testing.assert_close(varied_model(pixels, ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_may_share_keys_and_halves_round_where_transformers_rounds(dtype: torch.dtype) -> None:
+    llama = msgspec.structs.replace(TEST.llama, hidden_size=64, num_attention_heads=4, num_key_value_heads=2)
+    model = make_random_model(msgspec.structs.replace(TEST, llama=llama), 0).to(dtype)
+    pixels, ids, _ = _batch(model.spec)
+    embeds = model.embed(pixels.to(dtype), ids)
+    expected = model.language_model.model(inputs_embeds=embeds).last_hidden_state
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    found = model.hidden(embeds, torch.arange(embeds.shape[1]))
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 @torch.no_grad()
