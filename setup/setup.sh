@@ -118,7 +118,7 @@ take_stock() { # sets venv_state and build_state: current, outdated (can be brou
             echo "$venv_sum"
             cat src/*/package.xml src/*/setup.py src/*/setup.cfg src/*/CMakeLists.txt src/*/msg/* src/*/srv/* src/*/action/*
             # of these only the names: symbolic links into the sources are installed, and a start script for each node
-            find src/*/*/*_node.py launch config -type f 2>/dev/null | LC_ALL=C sort
+            find src/*/*/*_node.py launch config pretrained -type f 2>/dev/null | LC_ALL=C sort
         } | sha256sum
     )
     venv_state=$(stamp_state "$venv/.rldg-complete" "$venv_sum")

@@ -215,8 +215,12 @@ def _range(material: Material) -> Found:
 
 def _rotation(material: Material) -> Found:
     by_task: dict[str, list[tuple[Floats, Task]]] = defaultdict(list)
+    driven: set[str] = set()  # tasks that a person drove, at times
     for number, record in material.episodes:
         task = material.task(record)
+        if task is not None and material.has("provenance.source"):
+            sources = material.column("provenance.source", number)
+            driven |= {task.name} if (sources != Source.POLICY).any() else set()
         turns = material.column("action", number)[:, 3:6].astype(np.float64)
         if task is not None and task.family in _INSERTIONS and len(turns) >= len(_PARTS):
             means = np.array([part.mean(axis=0) for part in np.array_split(turns, len(_PARTS))])
@@ -238,8 +242,9 @@ def _rotation(material: Material) -> Found:
             values = means[:, part, axis]
             centre, spread = float(np.median(values)), float(values.std(ddof=1)) / len(values) ** 0.5
             if needed_rad[axis] < 0.01 and abs(centre) > limits[axis] and abs(values.mean()) > errors * spread:
+                learned = material.has("provenance.source") and name not in driven
                 yield (
-                    ERROR,
+                    WARN if learned else ERROR,  # a policy may have learned to lean the tool, which costs it nothing
                     None,
                     f"{name}: {ACTION_NAMES[3 + axis]} is {centre:+.3f} at the {_PARTS[part]} of most of {len(values)} "
                     f"episodes (limit {limits[axis]}), although the task asks for none there: check the frame of the "

@@ -172,6 +172,13 @@ def test_a_steady_rotation_on_an_insertion_is_refused(workshop) -> None:
     assert "dry is -0." in findings[0].text and "limit 0.05" in findings[0].text
 
 
+def test_a_policy_that_leans_the_tool_is_only_pointed_out(workshop) -> None:
+    workshop.record(12, steps=9, policy="specialist")
+    lean = turned(np.tile([0.0, -0.1, 0.0], (9, 1)))
+    findings = [f for f in workshop.verify(workshop.build(lean)) if f.check == "rotation"]
+    assert [f.level for f in findings] == ["warn"] * 3
+
+
 def test_a_rotation_there_and_back_is_refused_too(workshop) -> None:
     findings = rotations(workshop, np.repeat([[0.2, 0, 0], [0, 0, 0], [-0.2, 0, 0]], 3, axis=0))
     assert ["beginning" in f.text or "end" in f.text for f in findings] == [True, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class OpenVLATrainer:
 
     def __init__(self, config: FinetuneConfig, frames: TrainingFrames, seed: int) -> None:
         self._config, self._frames, self._seed = config, frames, seed
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # OMP_NUM_THREADS is 1, for nodes
         self._accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
         base = _load_base(config, frames, seed)
         self._prompts, self._spec = base.prompts, base.model.spec
