@@ -8,7 +8,12 @@ here = Path(__file__).resolve().parent
 nodes = sorted(path.stem for path in (here / name).glob("*_node.py"))
 
 # config, launch and pretrained are symbolic links to the directories of the checkout.
-shared = [path for folder in ("config", "launch", "pretrained") for path in sorted((here / folder).rglob("*")) if path.is_file()]
+shared = [
+    path
+    for folder in ("config", "launch", "pretrained")
+    for path in sorted((here / folder).rglob("*"))
+    if path.is_file()
+]
 
 setup(
     name=name,

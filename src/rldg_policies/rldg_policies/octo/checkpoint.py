@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from rldg_policies.octo.config import OctoConfig, OctoError
 from rldg_policies.octo.model import OctoModel, Params
 from rldg_policies.octo.released import read_released
+from rldg_policies.weight_files import readable
 from rldg_recorder.partial import partial_folder, put
 
 CONFIG, WEIGHTS, STATISTICS = "config.json", "params.safetensors", "dataset_statistics.json"
@@ -78,7 +79,8 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     config = {"format": FORMAT, "octo": msgspec.to_builtins(checkpoint.config)}
     (folder / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
     (folder / STATISTICS).write_bytes(msgspec.json.format(msgspec.json.encode(checkpoint.statistics)))
-    save_file(params, folder / WEIGHTS)
+    with readable(folder / WEIGHTS):
+        save_file(params, folder / WEIGHTS)
 
 
 def load(folder: Path, step: int | None = None) -> Checkpoint:

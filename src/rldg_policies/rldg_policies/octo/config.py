@@ -77,10 +77,16 @@ class PatchStem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         sides: of the patches that become one, stage by stage; their product is 16.
         widths: channels after each stage.
+        tokens: what all patches together are summed up in, with weights for each place; 0: a token for each patch.
+            A camera on a wrist looks from one place only, so that weights for places learn where something is from
+            a hundredth of the images that attention needs, and a transformer of few tokens costs next to nothing.
+        token_width: channels of such a token.
     """
 
     sides: tuple[Size, ...] = (4, 2, 2)
-    widths: tuple[Size, ...] = (48, 96, 128)
+    widths: tuple[Size, ...] = (32, 64, 48)
+    tokens: Annotated[int, msgspec.Meta(ge=0, le=256)] = 4
+    token_width: Size = 96
 
     def __post_init__(self) -> None:
         if math.prod(self.sides) != 16 or len(self.sides) != len(self.widths):

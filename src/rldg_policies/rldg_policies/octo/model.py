@@ -85,12 +85,12 @@ class OctoModel:
     def init(self, seed: int) -> Params:
         """Random parameters, numpy float32, distributed as in the released code.
 
-        Small models also begin with positions that tell where a patch is: it takes long to find out.
+        Small models whose tokens are patches also begin with positions that tell where: it takes long to find out.
         """
         rng = np.random.default_rng(seed)
         shapes = flatten_dict(self.shapes(), sep="/")
         flat = {path: _initial(path, leaf.shape, rng) for path, leaf in shapes.items()}
-        if self.config.stem is not None:
+        if self.config.stem is not None and not self.config.stem.tokens:
             for slot in self.config.slots:
                 flat[f"octo_transformer/obs_{slot.name}_pos_embedding"] += _waves(slot.tokens, self.config.width)
         return unflatten_dict(flat, sep="/")

@@ -43,7 +43,7 @@ class SmallStem16(nn.Module):
 
 
 class PatchStem16(nn.Module):
-    """One token for every 16 x 16 pixels: (n, side, side, channels) in [-1, 1] -> (n, (side / 16)^2, widths[-1])."""
+    """A token for every 16 x 16 pixels, or a few for all: (n, side, side, channels) in [-1, 1] -> (n, tokens, k)."""
 
     config: PatchStem
 
@@ -54,6 +54,9 @@ class PatchStem16(nn.Module):
             x = x.reshape(n, height // side, side, wide // side, side, channels).swapaxes(2, 3)
             x = x.reshape(n, height // side, wide // side, -1)
             x = nn.relu(nn.Dense(width)(x))
+        if self.config.tokens:
+            x = nn.Dense(self.config.tokens * self.config.token_width, name="summary")(x.reshape(len(x), -1))
+            x = x.reshape(len(x), self.config.tokens, -1)
         return nn.LayerNorm()(x.reshape(len(x), -1, x.shape[-1]))  # before, it would cost more than all products
 
 

@@ -163,7 +163,7 @@ class OctoTransformer(nn.Module):
                 continue  # a camera that is not there has no tokens
             tokens = ImageTokenizer(config.stem, name=f"observation_tokenizers_{slot.name}")(images[slot.name])
             tokens = embedded(f"obs_{slot.name}", tokens)
-            tokens += position(f"obs_{slot.name}", config.max_horizon, slot.tokens)[:, :window]
+            tokens += position(f"obs_{slot.name}", config.max_horizon, tokens.shape[2])[:, :window]
             seen = jnp.broadcast_to(timestep_mask[:, :, None], tokens.shape[:-1])
             steps.append(Group(Kind.OBSERVATION, tokens, seen))
         if config.repeat_language:

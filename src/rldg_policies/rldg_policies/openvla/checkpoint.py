@@ -35,6 +35,7 @@ from rldg_policies.openvla.model import OpenVLAModel, make_model
 from rldg_policies.openvla.policy import OpenVLA, Statistics
 from rldg_policies.openvla.prompt import BEGIN, END, PromptEncoder, load_tokenizer
 from rldg_policies.openvla.rounding import RoundedLinear, put_rounded_layers
+from rldg_policies.weight_files import readable
 from rldg_recorder.partial import partial_folder, put
 
 CONFIG, PREPROCESSOR, GENERATION = "config.json", "preprocessor_config.json", "generation_config.json"
@@ -285,8 +286,8 @@ def _save_tensors(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtyp
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file that whoever may read the folder may read; the library's are for their owner only."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    path.chmod(mode)
+    """A safetensors file as the released ones."""
+    with readable(path):
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
+        )

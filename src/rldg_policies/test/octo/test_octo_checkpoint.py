@@ -51,6 +51,7 @@ def test_what_is_saved_is_loaded(folder: Path, checkpoint: Checkpoint) -> None:
         "dataset_statistics.json",
         "params.safetensors",
     ]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # who may read one may read the other
 
 
 def test_a_folder_is_replaced_by_the_whole_new_one(folder: Path, checkpoint: Checkpoint) -> None:
