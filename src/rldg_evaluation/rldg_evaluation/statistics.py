@@ -164,8 +164,8 @@ def confidence_sequence(count: Count, confidence: float = CONFIDENCE) -> Interva
 
     A gambler who bets against a probability p with a uniform prior has, after k successes of n trials, the wealth
     B(k + 1, n - k + 1) / (p^k (1 - p)^(n - k)). If p is true, it ever reaches 1 / alpha in a share alpha of all runs
-    at most (Ville 1939). What is not ruined so far is the interval (Robbins 1970; Howard, Ramdas, McAuliffe and Sekhon 2021; Waudby-Smith
-    and Ramdas 2024 for betting).
+    at most (Ville 1939). The probabilities against which he has not won that much are the interval (Robbins 1970;
+    Howard, Ramdas, McAuliffe and Sekhon 2021; Waudby-Smith and Ramdas 2024 for betting).
 
     Raises:
         ValueError: a count or a confidence that cannot be.
