@@ -156,8 +156,6 @@ def prepare(plan: EvaluationPlan) -> LoadedPlan:
         EvaluationError: one line: key, what is allowed.
     """
     _check_policies(plan)
-    if plan.seed + plan.trials - 1 > _MAX_SEED:
-        raise EvaluationError(f"seed: is {plan.seed}, must be at most {_MAX_SEED + 1 - plan.trials} for so many trials")
     tasks: dict[str, Task] = {}
     for entry in plan.tasks:
         if entry.task in tasks:
@@ -217,7 +215,13 @@ def _expand(plan: EvaluationPlan, tasks: Mapping[str, Task]) -> tuple[Trial, ...
     trials = []
     for entry in plan.tasks:
         task = tasks[entry.task]
-        blocks = [(scene, plan.seed + n) for scene in _scenes(task, entry.scenes) for n in range(plan.trials)]
+        # no start state twice in a task: the same seed in another scene is the same but for looks
+        scenes = [scene for scene in _scenes(task, entry.scenes) for _ in range(plan.trials)]
+        blocks = [(scene, plan.seed + n) for n, scene in enumerate(scenes)]
+        if plan.seed + len(blocks) - 1 > _MAX_SEED:
+            raise EvaluationError(
+                f"seed: is {plan.seed}, must be at most {_MAX_SEED + 1 - len(blocks)} for the trials of {task.name}"
+            )
         for number, index in enumerate(rng.permutation(len(blocks)), 1):
             scene, seed = blocks[index]
             for letter, who in zip(ascii_lowercase, rng.permutation(len(plan.policies)), strict=False):

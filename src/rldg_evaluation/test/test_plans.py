@@ -48,7 +48,8 @@ def test_all_policies_share_the_start_states() -> None:
     scenes = len(load_task("usb_insertion").scenes) + 2
     assert len(seen) == 3 and len({frozenset(states) for states in seen.values()}) == 1
     assert {len(states) for states in seen.values()} == {scenes * 5}
-    assert {seed for states in seen.values() for _, _, seed in states} == set(range(FIRST_SEED, FIRST_SEED + 5))
+    assert len({(task, seed) for task, _, seed in seen["slow"]}) == scenes * 5
+    assert min(seed for _, _, seed in seen["slow"]) == FIRST_SEED
 
 
 def test_a_block_holds_every_policy_once_and_tasks_are_not_mixed() -> None:
@@ -127,7 +128,7 @@ def test_every_scene_of_an_unseen_task_is_unseen() -> None:
         ({"tasks": [{"task": "usb_insertion"}] * 2}, "'usb_insertion' is there twice"),
         ({"tasks": [{"task": "usb_insertion", "scenes": ["dark"]}]}, "usb_insertion: no scene 'dark'; it has "),
         ({"tasks": [{"task": "usb_insertion", "scenes": []}]}, r"scenes: .*length >= 1"),
-        ({"seed": 2**31 - 3}, "seed: is 2147483645, must be at most 2147483643"),
+        ({"seed": 2**31 - 3}, "seed: is 2147483645, must be at most 21474836.. for the trials of usb_insertion"),
         ({"stop": {"against": 1.0}}, r"stop.against: .*< 1.0"),
         ({"actions_near": {"xyz_m": [0.0, 0.0]}}, r"actions_near.xyz_m: "),
     ],
