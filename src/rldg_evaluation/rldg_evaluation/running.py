@@ -79,6 +79,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.outcome is Outcome.SUCCESS
 
     @property
+    def counts(self) -> bool:
+        """Whether it says something about the policy; what was aborted does not."""
+        return self.outcome in (Outcome.SUCCESS, Outcome.FAILURE, Outcome.TIMEOUT)
+
+    @property
     def cell(self) -> tuple[str, str, str]:
         """Policy, task and scene: what a success rate is of."""
         return self.policy, self.task, self.scene
@@ -236,6 +241,8 @@ class Stopper:
             self.add(result)
 
     def add(self, result: Result) -> None:
+        if not result.counts:
+            return
         counts = self._outcomes[result.cell]
         counts[result.success] += 1
         if self._rule is not None:

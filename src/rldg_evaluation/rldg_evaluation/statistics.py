@@ -335,11 +335,12 @@ def log_rank(
     second_s: Sequence[float],
     second_succeeded: Sequence[bool],
 ) -> float:
-    """The log-rank test (Mantel 1966) that both are equally fast; nan where neither ever succeeded."""
+    """The log-rank test (Mantel 1966) that both are equally fast; nan where nothing tells them apart at any time."""
     first, second = _censored(first_s, first_succeeded), _censored(second_s, second_succeeded)
     if not any(first_succeeded) and not any(second_succeeded):
         return float("nan")
-    return float(stats.logrank(first, second).pvalue)
+    with np.errstate(invalid="ignore"):
+        return float(stats.logrank(first, second).pvalue)
 
 
 def _censored(times_s: Sequence[float], succeeded: Sequence[bool]) -> stats.CensoredData:
