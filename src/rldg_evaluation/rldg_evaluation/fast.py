@@ -7,17 +7,15 @@ import time
 from collections import deque
 from pathlib import Path
 
-import numpy as np
-
 from rldg_core.task import Task, load_robot
-from rldg_core.types import ActionChunk, Change, Observation, Phase, Source
+from rldg_core.types import ActionChunk, Observation, Phase
 from rldg_evaluation.plan import OPERATOR, Trial, TriedPolicy
-from rldg_evaluation.running import TRACES, Job, Result
-from rldg_evaluation.trace import Trace, Tracer, failure_mode
+from rldg_evaluation.running import TRACES, Job, Result, make_result
+from rldg_evaluation.trace import Trace, Tracer
 from rldg_policies.policy import Policy, check_chunk, make_policy
 from rldg_sim.cell import Cell
 from rldg_sim.demonstrate import Demonstrator
-from rldg_sim.loop import POLICY_ID, Loop, Tick
+from rldg_sim.loop import POLICY_ID, Loop
 
 _ROBOT = "fr3"
 
@@ -36,6 +34,11 @@ class _Asked:
         self._policy.reset()
         self._waiting: deque[tuple[int, ActionChunk | None]] = deque()  # with the tick at which it comes
         self.trouble, self.answers, self.answering_s = "", 0, 0.0
+
+    @property
+    def mean_ms(self) -> float:
+        """Of an answer in this trial."""
+        return 1e3 * self.answering_s / self.answers if self.answers else 0.0
 
     def offer(self, loop: Loop, observation: Observation, tick: int) -> None:
         """Bring what is due at this tick, and look at its observation unless an older one is still being answered."""
@@ -98,8 +101,18 @@ class Stage:
             tracer.see(tick.observation, tick.truth.fixture_pose, tick.truth.object_pose)
             number += 1
         trace = tracer.trace()
-        wall_s = time.perf_counter() - began_s
-        return _result(job, trial, task, tick, trace, self._asked, wall_s), trace
+        result = make_result(
+            job,
+            trial,
+            trace,
+            tick.status.outcome,
+            tick.status.reason,
+            runner="fast",
+            wall_s=time.perf_counter() - began_s,
+            trouble=self._asked.trouble if self._asked is not None else "",
+            answer_ms=self._asked.mean_ms if self._asked is not None else 0.0,
+        )
+        return result, trace
 
     def _enter(self, task: Task) -> Loop:
         if self._loop is None or task.name != self._task:
@@ -108,39 +121,6 @@ class Stage:
             self._asked = _Asked(self._entry, task) if self._entry.type != OPERATOR else None
             self._loop, self._task = Loop(task, Cell(task), with_images=self._asked is not None), task.name
         return self._loop
-
-
-def _result(
-    job: Job, trial: Trial, task: Task, last: Tick, trace: Trace, asked: _Asked | None, wall_s: float
-) -> Result:
-    outcome, steps = last.status.outcome, len(trace.source)
-    refused = (trace.source == Source.HOLD) & (trace.changed & Change.REFUSED > 0) if asked else np.zeros(1, bool)
-    return Result(
-        plan=job.plan_hash,
-        trial=trial.id,
-        policy=trial.policy,
-        checkpoint_sha256=job.checkpoint_sha256,
-        task=task.name,
-        scene=trial.scene,
-        seed=trial.seed,
-        outcome=outcome,
-        reason=last.status.reason,
-        failure=failure_mode(task, trace, outcome),
-        steps=steps,
-        robot_s=steps * task.control.period_s,
-        closest_m=float(trace.distance_m.min()),
-        mean_force_n=float(trace.force_n.mean()),
-        peak_force_n=float(trace.force_n.max()),
-        mean_torque_nm=float(np.linalg.norm(trace.wrench[:, 3:], axis=1).mean()),
-        limited_steps=int((trace.changed & (Change.WORKSPACE | Change.SPEED) > 0).sum()),
-        guarded_steps=int((trace.changed & Change.FORCE_GUARD > 0).sum()),
-        refused_steps=int(refused.sum()),
-        trouble=asked.trouble if asked else "",
-        answer_ms=1e3 * asked.answering_s / asked.answers if asked and asked.answers else 0.0,
-        wall_s=wall_s,
-        runner="fast",
-        software=job.software,
-    )
 
 
 _stage: tuple[str, Stage] | None = None  # of this process

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from rldg_evaluation.analysis import Analysis, Comparison, analyse, show_p
+from rldg_evaluation.analysis import Analysis, Cell, Comparison, analyse, show_p
 from rldg_evaluation.plan import LoadedPlan, Near
 from rldg_evaluation.running import TRACES, Result, read_plan, read_results
 from rldg_evaluation.statistics import Interval
@@ -144,21 +144,27 @@ def _share(interval: Interval | None) -> str:
 
 def _success_table(analysis: Analysis) -> str:
     stopped = any(cell.sequence is not None for cell in analysis.cells)
-    head = ["policy", "successes", "95 % (Wilson)", "95 % (exact)", "task", "scene", "split"]
+    head = ["policy", "where", "successes", "95 % (Wilson)", "95 % (exact)", "split"]
     rows = []
     for cell in analysis.cells:
         successes, trials = cell.count
         intervals = [cell.wilson, cell.exact, *([cell.sequence] if stopped else [])]
-        row = [cell.policy, f"{successes} of {trials}", *map(_share, intervals), cell.task, cell.scene, cell.split]
+        row = [cell.policy, _where(analysis, cell), f"{successes} of {trials}", *map(_share, intervals), cell.split]
         rows.append(row)
     note = ""
     if stopped:
-        head.insert(4, "95 % with stopping")
+        head.insert(5, "95 % with stopping")
         note = (
             '<p class="note">Trials were stopped as soon as it was clear on which side of the wanted rate a policy is: '
             "only the interval with stopping holds then.</p>"
         )
     return _table(head, rows) + note
+
+
+def _where(analysis: Analysis, cell: Cell) -> str:
+    """The scene; with the task where there are several."""
+    alone = len({each.task for each in analysis.cells}) == 1
+    return cell.scene if alone else f"{cell.task}, {cell.scene}"
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
@@ -195,7 +201,7 @@ def _time_tables(analysis: Analysis) -> str:
     tests = _table(
         ("first", "second", "p (log-rank)", "p (Holm)", "task"),
         (
-            (each.task, each.first, each.second, show_p(each.p), show_p(each.p_holm))
+            (each.first, each.second, show_p(each.p), show_p(each.p_holm), each.task)
             for each in analysis.time_comparisons
         ),
     )
@@ -205,14 +211,14 @@ def _time_tables(analysis: Analysis) -> str:
 
 
 def _failure_table(analysis: Analysis) -> str:
-    head = ("policy", "failed", "how", "task", "scene", "steps limited", "guarded", "refused", "mean force", "answer")
+    head = ("policy", "where", "failed", "how", "steps limited", "guarded", "refused", "mean force", "answer")
     rows = []
     for cell in analysis.cells:
         how = ", ".join(f"{mode} {number}" for mode, number in cell.failures.items())
         limits = (f"{value} of {cell.steps}" for value in (cell.limited_steps, cell.guarded_steps, cell.refused_steps))
         failed = str(sum(cell.failures.values()))
         measured = f"{cell.mean_force_n:.1f} N", f"{cell.answer_ms:.1f} ms" if cell.answer_ms else "no answers"
-        rows.append((cell.policy, failed, how or "none", cell.task, cell.scene, *limits, *measured))
+        rows.append((cell.policy, _where(analysis, cell), failed, how or "none", *limits, *measured))
     return _table(head, rows)
 
 

@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
-from rldg_core.types import Outcome
-from rldg_evaluation.plan import EvaluationError, LoadedPlan, Stop, Trial
+from rldg_core.types import Change, Outcome
+from rldg_evaluation.plan import OPERATOR, EvaluationError, LoadedPlan, Stop, Trial
 from rldg_evaluation.statistics import Count, confidence_sequence
-from rldg_evaluation.trace import Failure
+from rldg_evaluation.trace import Failure, Trace, failure_mode
 from rldg_recorder.executors import Executor
 
 PLAN, TRIALS, TRACES = "plan.json", "trials.jsonl", "traces"
@@ -213,6 +214,51 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     checkpoint_sha256: str
     software: str
+
+
+def make_result(
+    job: Job,
+    trial: Trial,
+    trace: Trace,
+    outcome: Outcome,
+    reason: str,
+    *,
+    runner: str,
+    wall_s: float,
+    trouble: str = "",
+    answer_ms: float = 0.0,
+    bag: str = "",
+) -> Result:
+    """What came of a trial, from what happened in it."""
+    task = job.loaded.tasks[trial.task]
+    by_person = job.loaded.policy(trial.policy).type == OPERATOR  # at whom no answer of a policy is missed
+    return Result(
+        plan=job.plan_hash,
+        trial=trial.id,
+        policy=trial.policy,
+        checkpoint_sha256=job.checkpoint_sha256,
+        task=task.name,
+        scene=trial.scene,
+        seed=trial.seed,
+        outcome=outcome,
+        reason=reason,
+        failure=failure_mode(task, trace, outcome),
+        steps=len(trace.source),
+        robot_s=len(trace.source) * task.control.period_s,
+        closest_m=float(trace.distance_m.min()),
+        mean_force_n=float(trace.force_n.mean()),
+        peak_force_n=float(trace.force_n.max()),
+        mean_torque_nm=float(np.linalg.norm(trace.wrench[:, 3:], axis=1).mean()),
+        limited_steps=int((trace.changed & (Change.WORKSPACE | Change.SPEED) > 0).sum()),
+        guarded_steps=int((trace.changed & Change.FORCE_GUARD > 0).sum()),
+        refused_steps=0 if by_person else int(trace.refused.sum()),
+        trouble=trouble,
+        answer_ms=answer_ms,
+        wall_s=wall_s,
+        runner=runner,
+        software=job.software,
+        bag=bag,
+    )
 
 
 class Play(Protocol):

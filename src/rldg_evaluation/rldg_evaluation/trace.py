@@ -76,6 +76,11 @@ class Trace:
         """(n + 1,)."""
         return np.linalg.norm(self.wrench[:, :3], axis=1)
 
+    @property
+    def refused(self) -> npt.NDArray[np.bool_]:
+        """Steps at which the arm held because the policy gave nothing that may be executed, (n,)."""
+        return (self.source == Source.HOLD) & (self.changed & Change.REFUSED > 0)
+
     def save(self, path: Path) -> None:
         """Write all columns, whole or not at all."""
         part = path.with_name(f".{path.name}.part")
@@ -152,8 +157,7 @@ def failure_mode(task: Task, trace: Trace, outcome: Outcome) -> Failure:
         return Failure.LABELLED
     if outcome is Outcome.ABORTED:
         return Failure.ABORTED
-    refused = (trace.source == Source.HOLD) & (trace.changed & Change.REFUSED > 0)
-    if refused.mean() > 0.5:
+    if trace.refused.mean() > 0.5:
         return Failure.NO_ANSWER
     if task.control.gripper is GripperUse.BINARY and len(trace.object_m):
         grasp = _grasp_failure(trace)
