@@ -17,8 +17,10 @@ MAY_IMPORT = {
     "rldg_recorder": {"rldg_core"},
     "rldg_policies": {"rldg_core", "rldg_recorder"},
     "rldg_rl": {"rldg_core", "rldg_recorder", "rldg_policies", "rldg_sim"},
+    "rldg_evaluation": {"rldg_core", "rldg_recorder", "rldg_policies", "rldg_sim"},
     "rldg_bringup": {
         "rldg_core",
+        "rldg_evaluation",
         "rldg_ros",
         "rldg_sim",
         "rldg_control",
@@ -32,7 +34,7 @@ NODES_MAY_ALSO_IMPORT = {"rldg_ros", "rldg_interfaces"}
 ROS = {"rclpy", "rldg_interfaces"}
 HEAVY = {"mujoco", "torch", "jax", "flax", "optax", "transformers", "peft"}
 # Only these have modules that are about one of the heavy packages and are imported late as a whole.
-MAY_HOLD_HEAVY_MODULES = {"rldg_sim", "rldg_policies", "rldg_rl"}
+MAY_HOLD_HEAVY_MODULES = {"rldg_sim", "rldg_policies", "rldg_rl", "rldg_evaluation"}
 
 
 @dataclass(frozen=True)

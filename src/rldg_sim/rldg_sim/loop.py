@@ -66,6 +66,14 @@ class Loop:
         self.tick = self._look()
         return self.tick
 
+    def offer(self, chunk: ActionChunk) -> str:
+        """Give the door what a policy answers, as the arbiter does; its `policy_id` must be `POLICY_ID`.
+
+        Returns:
+            "" if it was kept, else why it was refused.
+        """
+        return self._door.offer(chunk)
+
     def step(self, action: Action | None, human: HumanCommand | None = None) -> tuple[Step, Tick]:
         """Let policy and human ask for something, do what the door decides, and look again one period later.
 

@@ -1,0 +1,271 @@
+"""The report of a run: one HTML page that needs nothing beside it, the same as JSON, and its figures as PNG."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from rldg_evaluation.analysis import Analysis, Cell, Comparison, analyse, show_p
+from rldg_evaluation.plan import LoadedPlan, Near
+from rldg_evaluation.running import TRACES, Result, read_plan, read_results
+from rldg_evaluation.statistics import Interval
+from rldg_evaluation.trace import Trace
+
+PAGE, DATA = "report.html", "report.json"
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a;
+  max-width: 46rem; margin: 0 auto; padding: 0.5rem 1rem 3rem; }
+h1 { font-size: 1.5rem; margin: 0.8rem 0 0.2rem; } h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; }
+.verdict { border-left: 4px solid #0072B2; background: #f2f7fb; padding: 0.5rem 0.8rem; margin: 0.6rem 0; }
+.note { color: #555; font-size: 0.9rem; }
+figure { margin: 0.8rem 0; } figure img { width: 100%; max-width: 34rem; height: auto; display: block; }
+figcaption { color: #555; font-size: 0.9rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; }
+th, td { padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
+td { white-space: nowrap; }
+th { border-bottom: 2px solid #999; white-space: nowrap; } td { border-bottom: 1px solid #ddd; }
+td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+code { overflow-wrap: anywhere; font-size: 0.85em; } dt { font-weight: 600; } dd { margin: 0 0 0.5rem 1rem; }
+"""
+
+
+def write_report(folder: Path) -> Analysis:
+    """Write ``report.html``, ``report.json`` and the figures into the folder of a run.
+
+    Raises:
+        EvaluationError: there is no run, or it is damaged.
+    """
+    from rldg_evaluation import figures
+
+    loaded, results = read_plan(folder), read_results(folder)
+    analysis = analyse(loaded, results)
+    actions, unread = actions_near(folder, results, loaded.plan.actions_near)
+    pictures = []
+    for name, caption, figure in figures.draw(analysis, actions):
+        figure.savefig(folder / f"{name}.png", dpi=150)
+        pictures.append((name, caption, figures.svg(figure)))
+        figures.plt.close(figure)
+    _put(folder / DATA, msgspec.json.format(msgspec.json.encode(analysis)))
+    _put(folder / PAGE, page(loaded, analysis, pictures, unread).encode())
+    return analysis
+
+
+def _put(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def actions_near(
+    folder: Path, results: Iterable[Result], near: Near | None
+) -> tuple[dict[str, npt.NDArray[np.float64]], list[str]]:
+    """Actions executed while the TCP was in a box in the fixture frame, (n, 6) by policy; and traces not readable."""
+    if near is None:
+        return {}, []
+    gathered: dict[str, list[npt.NDArray[np.float64]]] = {}
+    unread = []
+    for result in results:
+        try:
+            trace = Trace.load(folder / TRACES / f"{result.trial}.npz")
+        except ValueError as error:
+            unread.append(str(error))
+            continue
+        inside = (np.abs(trace.tcp_m[:-1] - near.xyz_m) <= near.half_m).all(axis=1)
+        gathered.setdefault(result.policy, []).append(trace.executed[inside])
+    return {name: np.concatenate(parts) for name, parts in gathered.items()}, unread
+
+
+def page(
+    loaded: LoadedPlan, analysis: Analysis, pictures: Sequence[tuple[str, str, bytes]], unread: Sequence[str] = ()
+) -> str:
+    """The HTML page, which is well-formed XML too.
+
+    Args:
+        pictures: name, caption and SVG of each.
+        unread: what could not be shown, one line each.
+    """
+    shown = {name: _figure(caption, image) for name, caption, image in pictures}
+    times = "".join(figure for name, figure in shown.items() if name.startswith("cycle_times_"))
+    sections = [
+        ("In short", "".join(f'<p class="verdict">{escape(said)}</p>' for said in analysis.sentences)),
+        ("Success", shown.get("success", "") + _success_table(analysis)),
+        ("Compared by scene", _comparison_table(analysis.by_scene)),
+        ("Cycle times", times + _time_tables(analysis)),
+        ("Failures", shown.get("failures", "") + _failure_table(analysis)),
+        ("Actions near the reference pose", shown.get("actions", "") + _near(loaded, unread, "actions" in shown)),
+        ("Where the numbers come from", _provenance(loaded, analysis)),
+    ]
+    body = "".join(f"<h2>{title}</h2>{content}" for title, content in sections if content)
+    name = escape(loaded.plan.name)
+    about = ", ".join(f"{task.name}: “{task.instruction}”" for task in loaded.tasks.values())
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        f"<title>Evaluation {name}</title><style>{_STYLE}</style></head><body>"
+        f'<h1>Evaluation “{name}”</h1><p class="note">{escape(about)}</p>{body}</body></html>\n'
+    )
+
+
+def _figure(caption: str, image: bytes) -> str:
+    data = base64.b64encode(image).decode()
+    text = escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/svg+xml;base64,{data}"/><figcaption>{text}</figcaption></figure>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table that scrolls by itself where the screen is narrow; cells that begin with a digit or sign are numbers."""
+    lines = []
+    for row in rows:
+        cells = (
+            f'<td class="number">{escape(cell)}</td>'
+            if cell[:1].isdigit() or cell[:1] in "+-<"
+            else f"<td>{escape(cell)}</td>"
+            for cell in row
+        )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    if not lines:
+        return ""
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _share(interval: Interval | None) -> str:
+    return f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %" if interval is not None else ""
+
+
+def _success_table(analysis: Analysis) -> str:
+    stopped = any(cell.sequence is not None for cell in analysis.cells)
+    head = ["policy", "where", "successes", "95 % (Wilson)", "95 % (exact)", "split"]
+    rows = []
+    for cell in analysis.cells:
+        successes, trials = cell.count
+        intervals = [cell.wilson, cell.exact, *([cell.sequence] if stopped else [])]
+        row = [cell.policy, _where(analysis, cell), f"{successes} of {trials}", *map(_share, intervals), cell.split]
+        rows.append(row)
+    note = ""
+    if stopped:
+        head.insert(5, "95 % with stopping")
+        note = (
+            '<p class="note">Trials were stopped as soon as it was clear on which side of the wanted rate a policy is: '
+            "only the interval with stopping holds then.</p>"
+        )
+    return _table(head, rows) + note
+
+
+def _where(analysis: Analysis, cell: Cell) -> str:
+    """The scene; with the task where there are several."""
+    alone = len({each.task for each in analysis.cells}) == 1
+    return cell.scene if alone else f"{cell.task}, {cell.scene}"
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> str:
+    head = ("first", "second", "points apart", "p", "p (Holm)", "both", "only first", "only second", "neither", "where")
+    rows = [
+        (
+            each.first,
+            each.second,
+            f"{100 * each.difference:+.0f} ({100 * each.interval.low:+.0f} to {100 * each.interval.high:+.0f})",
+            show_p(each.p),
+            show_p(each.p_holm),
+            *(str(number) for number in each.pairs),
+            each.where,
+        )
+        for each in comparisons
+    ]
+    if not rows:
+        return ""
+    return _table(head, rows) + (
+        '<p class="note">Pairs of trials on the same start state; exact McNemar test, corrected by Holm for all rows '
+        "of this table. Points apart: first minus second, with a 95 % interval (Newcombe).</p>"
+    )
+
+
+def _time_tables(analysis: Analysis) -> str:
+    rows = []
+    for curve in analysis.cycle_times:
+        low, high = (f"{end:.1f}" if end is not None else "unknown" for end in (curve.low_s, curve.high_s))
+        known = (
+            f"{curve.median_s:.1f} s ({low} to {high})" if curve.median_s is not None else "fewer than half succeeded"
+        )
+        rows.append((curve.policy, f"{curve.count.successes} of {curve.count.trials}", known, curve.task))
+    medians = _table(("policy", "successes", "half are done by (95 %)", "task"), rows)
+    tests = _table(
+        ("first", "second", "p (log-rank)", "p (Holm)", "task"),
+        (
+            (each.first, each.second, show_p(each.p), show_p(each.p_holm), each.task)
+            for each in analysis.time_comparisons
+        ),
+    )
+    if not medians:
+        return ""
+    return f'{medians}<p class="note">A trial that failed counts as not done by the time limit.</p>{tests}'
+
+
+def _failure_table(analysis: Analysis) -> str:
+    head = ("policy", "where", "failed", "how", "steps limited", "guarded", "refused", "mean force", "answer")
+    rows = []
+    for cell in analysis.cells:
+        how = ", ".join(f"{mode} {number}" for mode, number in cell.failures.items())
+        limits = (f"{value} of {cell.steps}" for value in (cell.limited_steps, cell.guarded_steps, cell.refused_steps))
+        failed = str(sum(cell.failures.values()))
+        measured = f"{cell.mean_force_n:.1f} N", f"{cell.answer_ms:.1f} ms" if cell.answer_ms else "no answers"
+        rows.append((cell.policy, _where(analysis, cell), failed, how or "none", *limits, *measured))
+    return _table(head, rows)
+
+
+def _near(loaded: LoadedPlan, unread: Sequence[str], drawn: bool) -> str:
+    near = loaded.plan.actions_near
+    if near is None:
+        return ""
+    where, size = (", ".join(f"{1e3 * value:g}" for value in values) for values in (near.xyz_m, near.half_m))
+    said = (
+        f"Steps with the TCP within {size} mm of ({where}) mm in the fixture frame; first two dimensions of the action."
+    )
+    if not drawn:
+        said += " No trial came there."
+    lost = f" {len(unread)} traces could not be read, the first: {unread[0]}" if unread else ""
+    return f'<p class="note">{escape(said + lost)}</p>'
+
+
+def _provenance(loaded: LoadedPlan, analysis: Analysis) -> str:
+    origin = analysis.provenance
+    facts = [
+        ("Plan", f"{origin.plan}, sha256 {origin.plan_hash}"),
+        ("Trials", f"{origin.trials_run} of {origin.trials_planned}"),
+        ("Run in", ", ".join(f"{name}: {number}" for name, number in origin.runners.items()) or "nothing yet"),
+        ("Software", ", ".join(origin.software) or "unknown"),
+    ]
+    facts += [(f"Start states of {place}", _ranges(seeds)) for place, seeds in origin.start_states.items()]
+    for policy in origin.policies:
+        told = ", ".join(f"{key} {value}" for key, value in policy.parameters.items())
+        where = f"{policy.checkpoint}, sha256 {policy.checkpoint_sha256 or 'not run yet'}" if policy.checkpoint else ""
+        facts.append(
+            (f"Policy {policy.name}", "; ".join(part for part in (f"type {policy.type}", told, where) if part))
+        )
+    if origin.bags:
+        facts.append(("Bags", ", ".join(origin.bags)))
+    listed = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(text)}</code></dd>" for name, text in facts)
+    return (
+        f'<dl>{listed}</dl><p class="note">Every trial is a line of <code>trials.jsonl</code>, its steps are in '
+        f"<code>{TRACES}/</code>, and all figures of this page are in <code>{DATA}</code>, beside this file.</p>"
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """1, 2, 3, 7 as 1 to 3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in runs)
