@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from rldg_core.task import Task
@@ -15,6 +16,8 @@ from rldg_rl.rollout import Episode, play
 from rldg_rl.selection import examine
 from rldg_sim.cell import Cell
 from rldg_sim.loop import Loop
+
+_JOIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -35,50 +38,87 @@ class Examination:
 
 
 class Examiner:
-    """One process with a cell of its own, which examines one checkpoint after the other.
+    """One process with a cell of its own, which examines one checkpoint after the other; it ends when this one does.
 
-    Leave with :meth:`close`, or as a context. Like every process that is begun anew it imports the main module: scripts
-    need ``if __name__ == "__main__"``.
+    Like every process that is begun anew it imports the main module: scripts need ``if __name__ == "__main__"``.
     """
 
     def __init__(self, task: Task) -> None:
         fresh = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of XLA hold
-        self._pool = ProcessPoolExecutor(1, mp_context=fresh, initializer=_begin, initargs=(task,))
-        self._pool.submit(_ready)  # begins at once
+        self._pipe, theirs = fresh.Pipe()
+        self._process = fresh.Process(target=_serve, args=(task, theirs), name="examiner", daemon=True)
+        self._process.start()
+        theirs.close()  # the pipe now ends with either of us
 
-    def submit(self, examination: Examination) -> Future[tuple[Evaluation, float]]:
-        """What it came to, and the CPU time in seconds that it took, as soon as that is known."""
-        return self._pool.submit(_examine, examination)
+    def begin(self, examination: Examination) -> None:
+        """Have a checkpoint examined; :meth:`result` is to be asked before the next one.
+
+        Raises:
+            RuntimeError: the process has died.
+        """
+        try:
+            self._pipe.send(examination)
+        except OSError:
+            raise self._died() from None
+
+    @property
+    def done(self) -> bool:
+        """Whether :meth:`result` would not wait."""
+        return self._pipe.poll()
+
+    def result(self) -> tuple[Evaluation, float]:
+        """What the examination came to, and the CPU time in seconds that it took.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be used.
+            RuntimeError: the process has died.
+        """
+        try:
+            answer: tuple[Evaluation, float] | Exception = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._died() from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def close(self) -> None:
-        """End the process; what it has not begun is dropped, what it plays is waited for."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the process, whatever it does."""
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join(_JOIN_S)
+
+    def _died(self) -> RuntimeError:
+        self._process.join(_JOIN_S)
+        return RuntimeError(
+            f"the process that evaluates policies ended with status {self._process.exitcode}; is there enough memory?"
+        )
 
 
-_task: Task
-_loop: Loop | None = None
+def _serve(task: Task, pipe: Connection) -> None:
+    """In the other process: until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training hears it too, and ends us
+    loops: dict[bool, Loop] = {}  # one at most; by whether it renders
+    while True:
+        try:
+            wanted: Examination = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            began_s = time.process_time()
+            pipe.send((_examine(task, wanted, loops), time.process_time() - began_s))
+        except Exception as error:
+            pipe.send(error)
 
 
-def _begin(task: Task) -> None:
-    global _task
-    _task = task
-
-
-def _ready() -> None:
-    """Nothing: the process has come up when this is done."""
-
-
-def _examine(wanted: Examination) -> tuple[Evaluation, float]:
-    global _loop
-    began_s = time.process_time()
-    specialist, card = load_specialist(wanted.folder, _task)
-    if _loop is None:
-        _loop = Loop(_task, Cell(_task), with_images=specialist.encoder.image_size_px > 0)
-    loop, encoder, segment = _loop, specialist.encoder, Segment(card.segment)
+def _examine(task: Task, wanted: Examination, loops: dict[bool, Loop]) -> Evaluation:
+    specialist, card = load_specialist(wanted.folder, task)
+    encoder, segment = specialist.encoder, Segment(card.segment)
+    with_images = encoder.image_size_px > 0
+    if with_images not in loops:
+        loops[with_images] = Loop(task, Cell(task), with_images=with_images)
 
     def some(number: int, count: int) -> list[Episode]:
         seeds = range(wanted.first_seed + number, wanted.first_seed + number + count)
-        return [play(loop, encoder, specialist.choose, seed, segment=segment) for seed in seeds]
+        return [play(loops[with_images], encoder, specialist.choose, seed, segment=segment) for seed in seeds]
 
-    evaluation = examine(some, wanted.first, wanted.total, wanted.best)
-    return evaluation, time.process_time() - began_s
+    return examine(some, wanted.first, wanted.total, wanted.best)

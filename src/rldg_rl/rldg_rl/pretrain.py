@@ -119,8 +119,8 @@ class Pretrained:
 def collect(task: Task, count: int, seed: int) -> Frames:
     """Images along expert motion, noisy to all degrees, and random motion, in spells of a few ticks.
 
-    Nobody grasps or carries anything on such a way: where there is an object, every other episode is nearly undisturbed,
-    and random motion keeps its direction, or it would never be seen from afar.
+    Nobody grasps or carries anything on such a way: where there is an object, every other episode is nearly
+    undisturbed, and random motion keeps its direction, or it would never be seen from afar.
 
     Args:
         count: how many.

@@ -6,7 +6,6 @@ import enum
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -218,7 +217,6 @@ class _Candidate:
     env_steps: int
     episodes: int
     helped_steps: int
-    examination: Future[tuple[Evaluation, float]]
 
 
 class _Run:
@@ -286,7 +284,7 @@ class _Run:
             due = self._env_steps >= next_check
             next_check += due * self._config.evaluate_every_steps
             # one after the other: what is known of the last candidate decides how long the next is looked at
-            if self._candidate and (due or self._candidate.examination.done()) and self._judge():
+            if self._candidate and (due or self._examiner.done) and self._judge():
                 return "converged"
             if due and self._promising():
                 self._examine()
@@ -333,23 +331,21 @@ class _Run:
         first = scene_seed(self._seed, Purpose.CHECKS, self._env_steps // config.evaluate_every_steps * 1000)
         best = expected(self._kept[1]) if self._kept else 0.0
         folder = self._save(self._run_dir / "candidate", weights, self._env_steps)
-        examination = Examination(folder, first, config.evaluation_episodes, config.stop_trials, best)
-        self._candidate = _Candidate(
-            weights, self._env_steps, self._episodes, self._helped, self._examiner.submit(examination)
-        )
+        self._examiner.begin(Examination(folder, first, config.evaluation_episodes, config.stop_trials, best))
+        self._candidate = _Candidate(weights, self._env_steps, self._episodes, self._helped)
 
     def _judge(self) -> bool:
         """Wait for the candidate's evaluation and keep it if it is the best so far; whether it passes the stop rule."""
         candidate, self._candidate = self._candidate, None
         assert candidate is not None
-        found = self._evaluated("check", candidate.env_steps, candidate.examination)
+        found = self._evaluated("check", candidate.env_steps)
         converged = passes(found, self._config.stop_trials)
         if converged or self._kept is None or standing(found) > standing(self._kept[1]):
             self._kept = candidate, found
         return converged
 
-    def _evaluated(self, purpose: str, env_steps: int, examination: Future[tuple[Evaluation, float]]) -> Evaluation:
-        evaluation, cpu_s = examination.result()
+    def _evaluated(self, purpose: str, env_steps: int) -> Evaluation:
+        evaluation, cpu_s = self._examiner.result()
         self._examined_cpu_s += cpu_s
         self._board.add_scalar(f"evaluation/{purpose}", evaluation.successes / evaluation.trials, env_steps)
         self._say(Evaluated(purpose, env_steps, evaluation))
@@ -364,8 +360,8 @@ class _Run:
         folder = self._run_dir / "checkpoints" / name
         self._save(folder, kept.weights, kept.env_steps)
         first = scene_seed(self._seed, Purpose.FINAL, 0)
-        examination = self._examiner.submit(Examination(folder, first, trials, trials))
-        final = self._evaluated("final", kept.env_steps, examination)
+        self._examiner.begin(Examination(folder, first, trials, trials))
+        final = self._evaluated("final", kept.env_steps)
         self._save(folder, kept.weights, kept.env_steps, final)
         result = Result(
             task=self._task.name,
