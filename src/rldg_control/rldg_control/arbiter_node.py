@@ -21,7 +21,8 @@ from std_srvs.srv import SetBool, Trigger
 from rldg_control.impedance_parameters import impedance_parameters
 from rldg_control.latch import Latch
 from rldg_control.rendezvous import Rendezvous
-from rldg_core.door import Door, is_policy_id
+from rldg_core.bridge import is_policy_id
+from rldg_core.door import Door
 from rldg_core.frames import Pose, body_delta
 from rldg_core.judge import AT_START_M
 from rldg_core.reset_motion import ResetMotion
