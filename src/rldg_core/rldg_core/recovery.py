@@ -42,7 +42,7 @@ class Recovery:
         self._resume = resume
         self._settle_ns, self._abort_after_ns = round(settle_s * 1e9), round(abort_after_s * 1e9)
         self.stage = Stage.CLEAR
-        self._mode = 0
+        self.mode = 0
         self._since_ns = self._began_ns = 0  # of the stage, of the fault
         self._abort = ""
         self._aborted = False  # asked for during this fault
@@ -55,15 +55,15 @@ class Recovery:
             case Stage.CLEAR:
                 return ""
             case Stage.FAULT:
-                return _CAUSES[self._mode]
+                return _CAUSES[self.mode]
             case Stage.RECOVERING:
-                return f"robot mode {self._mode}: recovering"
+                return f"robot mode {self.mode}: recovering"
             case Stage.SETTLING:
                 return "the arm has recovered and settles"
 
     def on_mode(self, mode: int, now_ns: int) -> bool:
         """The robot's mode; returns whether the arm has just become obedient again: it may stand elsewhere."""
-        before, self._mode = self._mode, mode
+        before, self.mode = self.mode, mode
         if mode in _CAUSES:
             if self.stage in (Stage.CLEAR, Stage.SETTLING):
                 if self.stage is Stage.CLEAR:
@@ -83,8 +83,8 @@ class Recovery:
             return "a recovery is under way"
         if self.stage is not Stage.FAULT:
             return "the robot has no error to recover from"
-        if self._mode != REFLEX:
-            return _CAUSES[self._mode]
+        if self.mode != REFLEX:
+            return _CAUSES[self.mode]
         self._enter(Stage.RECOVERING, now_ns, EventKind.RECOVERING)
         return ""
 
@@ -102,7 +102,7 @@ class Recovery:
         """
         age_ns = now_ns - self._since_ns
         if self.stage is Stage.RECOVERING and age_ns > ANSWER_TIMEOUT_S * 1e9:
-            failure = f"robot mode is still {self._mode} after {ANSWER_TIMEOUT_S:g} s"
+            failure = f"robot mode is still {self.mode} after {ANSWER_TIMEOUT_S:g} s"
             self._enter(Stage.FAULT, now_ns, EventKind.RECOVERY_FAILED, failure)
         elif self.stage is Stage.SETTLING and age_ns >= self._settle_ns:
             self._enter(Stage.CLEAR, now_ns, EventKind.RESUMED)
@@ -113,7 +113,7 @@ class Recovery:
         if self._resume and (self.stage is Stage.SETTLING or lasted_ns <= self._abort_after_ns):
             return ""
         self._aborted = True
-        reason = f"the arm stopped by itself ({_CAUSES.get(self._mode, 'recovered')})"
+        reason = f"the arm stopped by itself ({_CAUSES.get(self.mode, 'recovered')})"
         self._events.append(Event(stamp_ns=now_ns, kind=EventKind.ABORTED, reason=reason))
         return reason
 
