@@ -88,6 +88,26 @@ def leased_domains(environment: Mapping[str, str] = os.environ) -> dict[int, str
     return found
 
 
+def cell_domain(environment: Mapping[str, str] = os.environ) -> int:
+    """The domain of the cell that is meant: that of ROS_DOMAIN_ID, else of the only launch on this machine.
+
+    Raises:
+        LookupError: there is none, or more than one.
+    """
+    wanted = environment.get("ROS_DOMAIN_ID", "")
+    if wanted:
+        if not wanted.isdecimal() or int(wanted) not in _ALL_DOMAINS:
+            raise LookupError(f"ROS_DOMAIN_ID={wanted} is not a domain; allowed: 0 to {_ALL_DOMAINS[-1]}")
+        return int(wanted)
+    found = leased_domains(environment)
+    if not found:
+        raise LookupError("no cell runs on this machine; launch one with ./rldg up <task>, or set ROS_DOMAIN_ID")
+    if len(found) > 1:
+        listed = ", ".join(f"{domain}: {holder}" for domain, holder in sorted(found.items()))
+        raise LookupError(f"several launches run on this machine; set ROS_DOMAIN_ID to one of {listed}")
+    return next(iter(found))
+
+
 def hold_policy(domain: int, policy_id: str, environment: Mapping[str, str] = os.environ) -> str:
     """Say for the life of this process that it keeps this policy; returns who does already, "" if nobody did."""
     taken = _take_file(_policy_file(domain, policy_id, environment), f"policy {policy_id}")

@@ -26,7 +26,7 @@ from rldg_interfaces.msg import Observation as ObservationMsg
 from rldg_interfaces.srv import SelectPolicy
 from sensor_msgs.msg import Image as ImageMsg
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from rldg_bringup.episode_report import EpisodeReport
 from rldg_bringup.pictures import Image
@@ -60,6 +60,7 @@ class EpisodeRunner:
         self._goals = ActionClient(self.node, RunEpisodes, "episode_manager/run_episodes")
         self._is_active = self.node.create_client(Trigger, "lifecycle_manager/is_active")
         self._select_policy = self.node.create_client(SelectPolicy, "arbiter/select_policy")
+        self._estop = self.node.create_client(SetBool, "arbiter/estop")
         self._report = EpisodeReport()
         self._ended: list[EpisodeReport] = []
         if follow:
@@ -250,6 +251,11 @@ class EpisodeRunner:
         message = answer.result.message
         if message:
             raise RuntimeError(message)
+
+    def set_estop(self, latched: bool, timeout_s: float) -> str:
+        """Latch or release the e-stop; returns what the arbiter says. Raises TimeoutError."""
+        self.spin_until(self._estop.service_is_ready, timeout_s, "an arbiter in this ROS domain")
+        return str(self.call(self._estop, SetBool.Request(data=latched), timeout_s).message)
 
     def call(self, client: Client, request: Any, timeout_s: float) -> Any:
         """The answer of a service that is ready; asked again where an answer is lost. Raises TimeoutError."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rldg_bringup.domain import DomainError, hold_policy, keeper_of, leased_domains
+from rldg_bringup.domain import DomainError, cell_domain, hold_policy, keeper_of
 from rldg_bringup.launch_runner.supervisor import default_log_dir
 from rldg_core.bridge import is_policy_id
 from rldg_core.events import Event, EventKind
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     """Run the verb; returns 0 when the policy drives, 1 where it was rolled back or never answered, 2: a wrong call."""
     options = _arguments(argv)
     try:
-        domain = _domain()
+        domain = cell_domain()
     except (LookupError, DomainError) as error:
         print(f"rldg swap: {error.args[0]}", file=sys.stderr)
         return 2
@@ -185,22 +185,6 @@ def _keep(argv: list[str]) -> int:
         print(f"rldg swap: {holder} keeps policy {policy_id!r} already", file=sys.stderr)
         return 2
     return up.main(words)
-
-
-def _domain() -> int:
-    """The domain of the one cell that is meant."""
-    wanted = os.environ.get("ROS_DOMAIN_ID", "")
-    if wanted:
-        if not wanted.isdecimal() or int(wanted) > 232:
-            raise LookupError(f"ROS_DOMAIN_ID={wanted} is not a domain; allowed: 0 to 232")
-        return int(wanted)
-    found = leased_domains()
-    if not found:
-        raise LookupError("no cell runs on this machine; launch one with ./rldg up <task>, or set ROS_DOMAIN_ID")
-    if len(found) > 1:
-        listed = ", ".join(f"{domain}: {holder}" for domain, holder in sorted(found.items()))
-        raise LookupError(f"several launches run on this machine; set ROS_DOMAIN_ID to one of {listed}")
-    return next(iter(found))
 
 
 def _retire(runner: EpisodeRunner, domain: int, policy_id: str, stop_node: Stop) -> int:
