@@ -17,7 +17,9 @@ from std_msgs.msg import String
 
 from rldg_bringup.domain import keeper_of
 from rldg_bringup.episode_runner_node import EpisodeRunner
+from rldg_bringup.launch_runner import Launch
 from rldg_bringup.testing import free_environment, running_cell
+from rldg_bringup.up import launch_file
 from rldg_core.events import Event, EventKind, parse_event
 from rldg_core.types import Source
 from rldg_core.types import Step as StepRecord
@@ -128,3 +130,15 @@ def test_a_policy_that_cannot_be_loaded_says_why_and_nothing_changes(cell: Watch
     assert status == 1 and "configure failed" in err, err
     assert keeper_of(cell.domain, "octo") is None
     cell.drives("scripted")
+
+
+def test_the_launch_file_swaps_alike(cell: Watched, tmp_path: Path) -> None:
+    begun = len(cell.events)
+    environment = {**free_environment(), "ROS_DOMAIN_ID": str(cell.domain)}
+    arguments = {"policy": "scripted", "policy_id": "launched", "beside": "true", "swap": "true"}
+    with Launch(launch_file("policy"), arguments, environment, log_dir=tmp_path) as joined:
+        completed = cell.told(EventKind.SWAP_COMPLETED, begun, 60.0)
+        assert (completed.previous, completed.policy_id) == ("scripted", "launched")
+        joined.wait_for_line("policy 'launched' drives: it took over from 'scripted'", 10.0)
+        status, _, err = cell.swap("scripted")
+        assert status == 0, err

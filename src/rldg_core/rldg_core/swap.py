@@ -2,7 +2,8 @@
 
 A swap goes: requested (the new policy answers already, without authority) → handed over between two ticks → on
 probation → completed. Meanwhile the policy that had the door before keeps answering, and gets the door back at the very
-tick at which the new one has no answer, is refused or falls silent. What the arm is told passes the same limits at
+tick at which the new one has no answer, is refused or falls silent. Where nobody had the door before, there is nobody
+to give it back to, and no probation: a policy that fails is then held and drives again as soon as it can. What the arm is told passes the same limits at
 every tick, whoever drives, so a hand-over cannot move the target further than any other tick may.
 """
 
@@ -71,7 +72,7 @@ class Authority:
         """
         if self._previous is None:
             return ""
-        if fault:
+        if fault and self._previous:
             reason = f"swap to {self._selected!r} rolled back: {fault}"
             self._back(now_ns, fault)
             return reason
@@ -79,7 +80,7 @@ class Authority:
             self._passed = 0
             self._say(now_ns, EventKind.SWAP_HANDED_OVER)
         self._passed += answered
-        if self._passed >= self._probation_ticks or not self._selected:
+        if self._passed >= self._probation_ticks or not self._selected or not self._previous:
             self._say(now_ns, EventKind.SWAP_COMPLETED)
             self._previous = self._passed = None
         return ""

@@ -324,6 +324,18 @@ def test_nobody_is_a_choice_that_needs_no_probation() -> None:
     assert cell.kinds() == ["requested", "handed_over", "completed"]
 
 
+def test_where_nobody_had_the_door_a_policy_that_fails_keeps_it_and_drives_again() -> None:
+    ill = lambda n, stamp_ns: [] if 8 <= n < 15 else steady("new", NEW)(n, stamp_ns)  # noqa: E731
+    cell = Cell(ill)
+    cell.door.select("", 0, require_fresh=False)
+    for _ in range(5):
+        cell.tick()
+    cell.swap()
+    steps = [cell.tick() for _ in range(15)]
+    assert {step.policy_id for step in steps} == {"new"} and cell.kinds() == ["requested", "handed_over", "completed"]
+    assert any(step.source is Source.HOLD for step in steps) and steps[-1].source is Source.POLICY
+
+
 def test_swaps_among_warm_policies_at_every_tick_never_stop_the_arm() -> None:
     names = ["old", "new", "third"]
     cell = Cell(*(steady(name, delta) for name, delta in zip(names, (OLD, NEW, 0.5 * OLD), strict=True)))
