@@ -94,7 +94,7 @@ def measure(ids: list[str], task: Task, swaps: int, load: int, seed: int) -> dic
             lambda msg: forces.append((stamp_from_msg(msg.header.stamp), _force_n(msg))),
             qos.reliable(10),
         )
-        runner.start_episodes(count=100_000)
+        runs = [runner.start_episodes(count=100_000).get_result_async()]
         for burner in burners:
             burner.start()
         try:
@@ -102,10 +102,13 @@ def measure(ids: list[str], task: Task, swaps: int, load: int, seed: int) -> dic
             first, before = len(steps), ends()
             while len(requested_ns) < swaps:
                 runner.spin_until(
-                    lambda: bool(steps) and steps[-1].source is Source.POLICY,
-                    60.0,
-                    "a policy that drives",
+                    lambda: runs[-1].done() or steps[-1].source is Source.POLICY, 60.0, "a policy that drives"
                 )
+                if runs[-1].done():  # a node hung for a second, which the machine may be the cause of
+                    print(f"episodes begin again: {runs[-1].result().result.message}", file=sys.stderr)
+                    runs.append(runner.start_episodes(count=100_000).get_result_async())
+                    runner.spin(1.0)
+                    continue
                 runner.spin(float(rng.uniform(0.0, 0.5)))
                 time.sleep(float(rng.uniform(0.0, 0.1)))  # spinning ends with a message: in step with the ticks
                 current = steps[-1].policy_id
@@ -123,7 +126,7 @@ def measure(ids: list[str], task: Task, swaps: int, load: int, seed: int) -> dic
         finally:
             for burner in burners:
                 burner.terminate()
-    return figures(steps[first:], events, requested_ns, task) | peaks(forces, events)
+    return figures(steps[first:], events, requested_ns, task) | peaks(forces, events) | {"runs": float(len(runs))}
 
 
 def figures(

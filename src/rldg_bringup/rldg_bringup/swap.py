@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from rldg_bringup.domain import DomainError, cell_domain, hold_policy, keeper_of
 from rldg_bringup.launch_runner.supervisor import default_log_dir
-from rldg_core.bridge import is_policy_id
 from rldg_core.events import Event, EventKind
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     if options.checkpoint is not None and not options.checkpoint.is_dir():
         parser.error(f"--checkpoint: {options.checkpoint} is no folder")
     options.policy_id = options.policy_id or options.policy
-    if not is_policy_id(options.policy_id):
-        parser.error(f"--id: {options.policy_id!r} must be 1 to 64 letters, digits, _ - . or /")
+    if not re.fullmatch(r"\w{1,64}", options.policy_id, re.ASCII):  # stricter than the arbiter: it names a node
+        parser.error(f"--id: {options.policy_id!r} must be 1 to 64 letters, digits or _")
     if not 0.0 < options.timeout <= 86_400.0:
         parser.error(f"--timeout: is {options.timeout}, must be in (0, 86400]")
     return options

@@ -54,6 +54,7 @@ def test_one_line_says_how_it_went(events: list[Event], drives: bool, line: str)
         (["octo", "openvla"], "'openvla' is not of the form argument:=value"),
         (["octo", "--checkpoint", "/no/such"], "--checkpoint: /no/such is no folder"),
         (["octo", "--id", "a b"], "--id: 'a b' must be 1 to 64"),
+        (["octo", "--id", "lab/octo"], "--id: 'lab/octo' must be 1 to 64"),
         (["octo", "--timeout", "0"], "--timeout: is 0.0"),
     ],
 )

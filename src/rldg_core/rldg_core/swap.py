@@ -3,8 +3,10 @@
 A swap goes: requested (the new policy answers already, without authority) → handed over between two ticks → on
 probation → completed. Meanwhile the policy that had the door before keeps answering, and gets the door back at the very
 tick at which the new one has no answer, is refused or falls silent. Where nobody had the door before, there is nobody
-to give it back to, and no probation: a policy that fails is then held and drives again as soon as it can. What the arm is told passes the same limits at
-every tick, whoever drives, so a hand-over cannot move the target further than any other tick may.
+to give it back to, and no probation: the arm holds while the policy fails.
+
+What the arm is told passes the same limits at every tick, whoever drives, so a hand-over cannot move the target further
+than any other tick may.
 """
 
 from __future__ import annotations
