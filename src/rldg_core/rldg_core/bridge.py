@@ -176,6 +176,12 @@ class RateBridge:
         stream = self._streams.get(policy_id)
         return stream is not None and bool(stream.chunks) and stream.chunks[-1].observation_stamp_ns >= since_ns
 
+    def is_ahead(self, policy_id: str, other_id: str) -> bool:
+        """Whether a policy has answered a newer observation than another."""
+        other = self._streams.get(other_id)
+        newest_ns = other.chunks[-1].observation_stamp_ns if other is not None and other.chunks else -1
+        return self.has_answered(policy_id, newest_ns + 1)
+
     def silence(self, policy_id: str) -> str:
         """Why this policy is later than it usually is, "" if it is not: one tick more than usual is allowed.
 

@@ -302,7 +302,11 @@ class Door:
         if answerable and in_episode and policy_id:
             # an episode that has just begun is not answered yet
             missing = missing if self._bridge.has_answered(policy_id, self._began[1]) else ""
-            fault = fault or missing or self._bridge.silence(policy_id)
+            fault = fault or missing
+            if not fault and self._bridge.is_ahead(
+                self.proven, policy_id
+            ):  # else the machine is late, and not the policy
+                fault = self._bridge.silence(policy_id)
         return self._authority.judge(now_ns, fault, action is not None and answerable)
 
     def _watch_force(self, now_ns: int, observation: Observation) -> None:

@@ -324,6 +324,20 @@ def test_nobody_is_a_choice_that_needs_no_probation() -> None:
     assert cell.kinds() == ["requested", "handed_over", "completed"]
 
 
+def test_while_everybody_is_late_the_new_policy_is_not_blamed() -> None:
+    both = [
+        lambda n, s, name=name, row=row: [] if n in (8, 9) else steady(name, row)(n, s)
+        for name, row in (("old", OLD), ("new", NEW))
+    ]
+    cell = Cell(*both)
+    for _ in range(6):
+        cell.tick()
+    cell.swap()
+    for _ in range(12):
+        cell.tick()
+    assert cell.kinds() == ["requested", "handed_over", "completed"]
+
+
 def test_where_nobody_had_the_door_a_policy_that_fails_keeps_it_and_drives_again() -> None:
     ill = lambda n, stamp_ns: [] if 8 <= n < 15 else steady("new", NEW)(n, stamp_ns)  # noqa: E731
     cell = Cell(ill)
