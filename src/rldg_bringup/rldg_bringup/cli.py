@@ -11,6 +11,8 @@ from importlib import import_module
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("rldg_bringup.demo:main", "run episodes of a task in simulation and show how they went"),
     "up": ("rldg_bringup.up:main", "launch a task: the cell, its control and a source of actions"),
+    "swap": ("rldg_bringup.swap:main", "let another policy take over in a running cell, while the arm moves"),
+    "estop": ("rldg_bringup.estop:main", "latch the e-stop of a running cell, by a key if asked, or release it"),
     "train": ("rldg_bringup.train:main", "train a specialist for a task in simulation"),
     "collect": ("rldg_bringup.collect:main", "roll a trained specialist out and record its episodes"),
     "bag": ("rldg_bringup.bag:main", "list, audit, salvage and look at recorded episodes"),

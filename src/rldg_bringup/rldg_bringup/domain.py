@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,6 +74,60 @@ def lease_domain(purpose: str, environment: Mapping[str, str] = os.environ, shar
     )
 
 
+def leased_domains(environment: Mapping[str, str] = os.environ) -> dict[int, str]:
+    """The domains that launches on this machine hold, and who holds each; those of the ROS_DOMAIN_ID alone, if set."""
+    wanted = environment.get("ROS_DOMAIN_ID", "")
+    found = {}
+    for file in _lock_directory(environment).glob("domain-*.lock"):
+        domain = file.stem.removeprefix("domain-")
+        taken = _take_file(file, "") if not wanted or domain == wanted else None
+        if isinstance(taken, str):
+            found[int(domain)] = taken
+        elif taken is not None:
+            os.close(taken)
+    return found
+
+
+def cell_domain(environment: Mapping[str, str] = os.environ) -> int:
+    """The domain of the cell that is meant: that of ROS_DOMAIN_ID, else of the only launch on this machine.
+
+    Raises:
+        LookupError: there is none, or more than one.
+    """
+    wanted = environment.get("ROS_DOMAIN_ID", "")
+    if wanted:
+        if not wanted.isdecimal() or int(wanted) not in _ALL_DOMAINS:
+            raise LookupError(f"ROS_DOMAIN_ID={wanted} is not a domain; allowed: 0 to {_ALL_DOMAINS[-1]}")
+        return int(wanted)
+    found = leased_domains(environment)
+    if not found:
+        raise LookupError("no cell runs on this machine; launch one with ./rldg up <task>, or set ROS_DOMAIN_ID")
+    if len(found) > 1:
+        listed = ", ".join(f"{domain}: {holder}" for domain, holder in sorted(found.items()))
+        raise LookupError(f"several launches run on this machine; set ROS_DOMAIN_ID to one of {listed}")
+    return next(iter(found))
+
+
+def hold_policy(domain: int, policy_id: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Say for the life of this process that it keeps this policy; returns who does already, "" if nobody did."""
+    taken = _take_file(_policy_file(domain, policy_id, environment), f"policy {policy_id}")
+    return taken if isinstance(taken, str) else ""
+
+
+def keeper_of(domain: int, policy_id: str, environment: Mapping[str, str] = os.environ) -> int | None:
+    """The process that keeps a policy, None if no process of this machine said so."""
+    taken = _take_file(_policy_file(domain, policy_id, environment), "")
+    if not isinstance(taken, str):
+        os.close(taken)
+        return None
+    pid = re.search(r"\(pid (\d+)\)", taken)
+    return int(pid[1]) if pid else None
+
+
+def _policy_file(domain: int, policy_id: str, environment: Mapping[str, str]) -> Path:
+    return _lock_directory(environment) / f"policy-{domain}-{policy_id.replace('/', '%')}.lock"
+
+
 def _lock_directory(environment: Mapping[str, str]) -> Path:
     runtime = environment.get("XDG_RUNTIME_DIR")
     directory = Path(runtime) / "rldg" if runtime else Path("/tmp") / f"rldg-{os.getuid()}"
@@ -84,7 +139,13 @@ def _lock_directory(environment: Mapping[str, str]) -> Path:
 
 def _take(directory: Path, domain: int, purpose: str) -> DomainLease | str:
     """The lease, or who has it."""
-    descriptor = os.open(directory / f"domain-{domain}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    taken = _take_file(directory / f"domain-{domain}.lock", purpose)
+    return taken if isinstance(taken, str) else DomainLease(domain, taken)
+
+
+def _take_file(file: Path, purpose: str) -> int | str:
+    """The descriptor of the file, locked for as long as it is open and telling the purpose, or who has it."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -93,7 +154,7 @@ def _take(directory: Path, domain: int, purpose: str) -> DomainLease | str:
         return holder or "another launch"
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{purpose} (pid {os.getpid()})\n".encode())
-    return DomainLease(domain, descriptor)
+    return descriptor
 
 
 def _domains_in_use() -> set[int]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import rclpy
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
+from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -24,10 +25,12 @@ from rldg_interfaces.msg import Episode, Step
 from rldg_interfaces.msg import Observation as ObservationMsg
 from rldg_interfaces.srv import SelectPolicy
 from sensor_msgs.msg import Image as ImageMsg
-from std_srvs.srv import Trigger
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
 
 from rldg_bringup.episode_report import EpisodeReport
 from rldg_bringup.pictures import Image
+from rldg_core.events import Event, EventKind, parse_event
 from rldg_core.types import Observation, Outcome
 from rldg_ros import qos
 from rldg_ros.conversions import episode_from_msg, image_from_msg, observation_from_msg, step_from_msg
@@ -36,6 +39,8 @@ from rldg_ros.main import make_executor
 _M = TypeVar("_M")
 _SPIN_S = 0.05
 _ASK_AGAIN_S = 2.0
+_HISTORY_S = 0.5  # until a latched topic has said what it keeps
+_SWAP_ENDS = (EventKind.SWAP_COMPLETED, EventKind.SWAP_ROLLED_BACK, EventKind.SWAP_SUPERSEDED)
 
 
 class EpisodeRunner:
@@ -55,6 +60,7 @@ class EpisodeRunner:
         self._goals = ActionClient(self.node, RunEpisodes, "episode_manager/run_episodes")
         self._is_active = self.node.create_client(Trigger, "lifecycle_manager/is_active")
         self._select_policy = self.node.create_client(SelectPolicy, "arbiter/select_policy")
+        self._estop = self.node.create_client(SetBool, "arbiter/estop")
         self._report = EpisodeReport()
         self._ended: list[EpisodeReport] = []
         if follow:
@@ -118,8 +124,8 @@ class EpisodeRunner:
             self.spin(0.1)
         raise TimeoutError(f"the nodes were not all active within {timeout_s:.0f} s; see the log of the launch")
 
-    def select_policy(self, policy_id: str, timeout_s: float = 5.0) -> None:
-        """Let a policy drive.
+    def select_policy(self, policy_id: str, timeout_s: float = 5.0) -> str:
+        """Let a policy drive; returns the one that had the door before.
 
         Raises:
             RuntimeError: the arbiter refused, with its reason.
@@ -129,23 +135,71 @@ class EpisodeRunner:
         answer = self._answer(client.call_async(SelectPolicy.Request(policy_id=policy_id)), timeout_s)
         if not answer.success:
             raise RuntimeError(answer.message)
+        return str(answer.previous)
 
-    def select_policy_when_fresh(self, policy_id: str, timeout_s: float = 30.0) -> None:
-        """Let a policy drive as soon as the arbiter is there and has heard it.
+    def select_policy_when_fresh(
+        self, policy_id: str, timeout_s: float = 30.0, hopeless: Callable[[], str] = lambda: ""
+    ) -> str:
+        """Let a policy drive as soon as the arbiter is there and has heard it; returns the one that did before.
+
+        Args:
+            policy_id: which.
+            timeout_s: longest wait.
+            hopeless: why it will never be heard, "" while it may be.
 
         Raises:
             TimeoutError: it was not heard in time.
+            RuntimeError: it will not be.
         """
         end = time.monotonic() + timeout_s
         self.spin_until(self._select_policy.service_is_ready, timeout_s, "arbiter/select_policy")
         while True:
             try:
-                self.select_policy(policy_id)
-                return
+                return self.select_policy(policy_id)
             except (RuntimeError, TimeoutError) as refusal:  # an answer can be lost while the two discover each other
+                if hopeless():
+                    raise RuntimeError(hopeless()) from None
                 if time.monotonic() > end:
                     raise TimeoutError(f"policy {policy_id!r} could not be selected: {refusal}") from None
                 self.spin(0.1)
+
+    def swap_policy(
+        self,
+        policy_id: str,
+        timeout_s: float = 30.0,
+        hopeless: Callable[[], str] = lambda: "",
+        probation_timeout_s: float = 60.0,
+    ) -> list[Event]:
+        """Swap to a policy as soon as it is heard, and wait for the end of its probation.
+
+        Args:
+            policy_id: which.
+            timeout_s: longest wait until it is heard.
+            hopeless: why it will never be heard, "" while it may be.
+            probation_timeout_s: longest wait for the rest.
+
+        Returns:
+            The events of the swap, the last of which says how it ended; none where the policy has the door already.
+
+        Raises:
+            TimeoutError: the policy was not heard, or nothing told the end.
+            RuntimeError: it will not be heard.
+        """
+        told: list[Event] = []
+        self.listen(String, "event", lambda msg: told.append(parse_event(msg.data)), qos.latched(20))
+        self.spin_until(lambda: self.node.count_publishers("event") > 0, timeout_s, "the arbiter")
+        self.spin(_HISTORY_S)
+        old = len(told)
+        if self.select_policy_when_fresh(policy_id, timeout_s, hopeless) == policy_id:
+            return []
+
+        def swap() -> list[Event]:
+            return [event for event in told[old:] if event.policy_id == policy_id and event.kind.startswith("swap")]
+
+        self.spin_until(
+            lambda: bool(swap()) and swap()[-1].kind in _SWAP_ENDS, probation_timeout_s, "the end of the probation"
+        )
+        return swap()
 
     def start_episodes(
         self, count: int, first_seed: int = 0, scene: str = "", timeout_s: float = 10.0
@@ -197,6 +251,21 @@ class EpisodeRunner:
         message = answer.result.message
         if message:
             raise RuntimeError(message)
+
+    def set_estop(self, latched: bool, timeout_s: float) -> str:
+        """Latch or release the e-stop; returns what the arbiter says. Raises TimeoutError."""
+        self.spin_until(self._estop.service_is_ready, timeout_s, "an arbiter in this ROS domain")
+        return str(self.call(self._estop, SetBool.Request(data=latched), timeout_s).message)
+
+    def call(self, client: Client, request: Any, timeout_s: float) -> Any:
+        """The answer of a service that is ready; asked again where an answer is lost. Raises TimeoutError."""
+        end = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._answer(client.call_async(request), min(_ASK_AGAIN_S, timeout_s))
+            except TimeoutError:
+                if time.monotonic() > end:
+                    raise
 
     def _answer(self, future: Future, timeout_s: float) -> Any:
         self.spin_until(future.done, timeout_s, "an answer")

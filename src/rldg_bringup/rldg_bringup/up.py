@@ -7,9 +7,11 @@ import importlib.util
 import os
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
-from rldg_bringup.domain import DomainError, lease_domain
+from rldg_bringup.domain import DomainError, lease_domain, leased_domains
 from rldg_bringup.launch_runner import Launch, LaunchFileError, declared_arguments, describe_arguments
 from rldg_bringup.launch_runner.supervisor import print_line, run_in_foreground
 from rldg_bringup.packages import find_share
@@ -17,12 +19,15 @@ from rldg_core.task import TaskError, load_robot, load_task
 
 PACKAGE = "rldg_bringup"
 _SUFFIX = ".launch.xml"
+_OPTIONS = ("--show-args", "--share-domain", "--with-cell", "--runner")
+_LOOK_AGAIN_S = 1.0
 
 USAGE = """\
-usage: rldg up <task> [argument:=value ...] [--show-args] [--share-domain] [--runner]
+usage: rldg up <task> [argument:=value ...] [--show-args] [--share-domain] [--with-cell] [--runner]
 
   --show-args      print the arguments of the launch file and stop
   --share-domain   use ROS_DOMAIN_ID although another launch on this machine uses it
+  --with-cell      the same, and end with that launch (needs the project's launch runner)
   --runner         use the project's launch runner although ros2 launch is installed
 """
 
@@ -53,7 +58,7 @@ def tasks() -> list[str]:
 def main(argv: list[str]) -> int:
     """Run the verb; ``argv`` is what follows it. Exit code: 1 where a process failed, 2 for a wrong call, else 0."""
     options = {word for word in argv if word.startswith("-")}
-    unknown = options - {"--show-args", "--share-domain", "--runner", "--help", "-h"}
+    unknown = options - {*_OPTIONS, "--help", "-h"}
     words = [word for word in argv if not word.startswith("-")]
     assignments = [word.partition(":=") for word in words if ":=" in word]
     names = [word for word in words if ":=" not in word]
@@ -62,7 +67,7 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         if unknown:
-            raise LookupError(f"there is no option {min(unknown)}; options: --show-args, --share-domain, --runner")
+            raise LookupError(f"there is no option {min(unknown)}; options: {', '.join(_OPTIONS)}")
         if not names:
             print(USAGE + "\ntasks:\n" + "\n".join(f"  {task}" for task in tasks()))
             return 0 if not argv else 2
@@ -78,13 +83,15 @@ def main(argv: list[str]) -> int:
             load_task(names[0]).scene(arguments["scene"])
         if "robot_file" in arguments:
             load_robot(arguments["robot_file"])
-        return _launch(file, arguments, share="--share-domain" in options, runner="--runner" in options)
+        follow = "--with-cell" in options
+        share, runner = follow or "--share-domain" in options, follow or "--runner" in options
+        return _launch(file, arguments, share=share, runner=runner, follow=follow)
     except (LookupError, LaunchFileError, DomainError, TaskError) as error:
         print(f"rldg up: {error.args[0]}", file=sys.stderr)
         return 2
 
 
-def _launch(file: Path, arguments: dict[str, str], share: bool, runner: bool) -> int:
+def _launch(file: Path, arguments: dict[str, str], share: bool, runner: bool, follow: bool) -> int:
     chosen_by_user = bool(os.environ.get("ROS_DOMAIN_ID"))
     lease = lease_domain(file.name, share=share)
     if lease is not None and not chosen_by_user:
@@ -103,11 +110,20 @@ def _launch(file: Path, arguments: dict[str, str], share: bool, runner: bool) ->
         words = [f"{name}:={value}" for name, value in arguments.items()]
         os.execv(ros2, [ros2, "launch", PACKAGE, file.name, *words])
     launch = Launch(file, arguments, echo=print_line)
+    if follow and lease is None:
+        threading.Thread(target=_end_with_cell, args=(launch,), daemon=True).start()
     try:
         return run_in_foreground(launch)
     finally:
         if lease is not None:
             lease.close()
+
+
+def _end_with_cell(launch: Launch) -> None:
+    """Stop a launch when the one whose domain it shares is gone."""
+    while leased_domains():
+        time.sleep(_LOOK_AGAIN_S)
+    launch.request_stop()
 
 
 if __name__ == "__main__":

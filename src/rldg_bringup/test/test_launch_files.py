@@ -149,7 +149,7 @@ def test_a_generalist_joins_a_running_cell_with_its_own_manager_and_is_let_drive
     options = msgspec.yaml.decode(str(given["policy_parameters"]), type=GENERALISTS[kind])
     assert (options.checkpoint, options.instruction) == ("my checkpoint", "don't wait")
     assert msgspec.structs.replace(options, instruction="") == GENERALISTS[kind](checkpoint="my checkpoint")
-    assert set(cell(f"policy_{kind}", drive="false")) == {f"policy_{kind}", f"lifecycle_manager_{kind}"}
+    assert set(cell(f"policy_{kind}", swap="false")) == {f"policy_{kind}", f"lifecycle_manager_{kind}"}
 
 
 def test_options_of_a_generalist_reach_it() -> None:

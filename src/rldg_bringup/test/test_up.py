@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rldg_bringup import up
+from rldg_bringup.domain import lease_domain
 
 TELL = f"""#!{sys.executable} -S
 import os
@@ -66,7 +67,7 @@ def test_arguments_are_shown(prefix: Path, capsys: pytest.CaptureFixture[str]) -
         (["plugg"], "there is no task 'plugg'; did you mean 'plug'? tasks: peg, plug"),
         (["moon"], "there is no task 'moon'; tasks: peg, plug"),
         (["peg", "plug"], "'plug' is not of the form argument:=value"),
-        (["peg", "--fast"], "there is no option --fast; options: --show-args, --share-domain, --runner"),
+        (["peg", "--fast"], "there is no option --fast; options: --show-args, --share-domain, --with-cell, --runner"),
         (["peg", "--runner", "sed:=1"], "peg.launch.xml: there is no argument 'sed'; did you mean 'seed'?"),
     ],
 )
@@ -121,3 +122,22 @@ def test_ros2_launch_is_used_where_it_is_installed(prefix: Path) -> None:
     result = run_up("peg", "seed:=3", ROS_DOMAIN_ID="79", **paths)
     assert result.stdout == "ros2 launch rldg_bringup peg.launch.xml seed:=3 in 79\n"
     assert "DOMAIN 79" in run_up("peg", "--runner", ROS_DOMAIN_ID="79", **paths).stdout
+
+
+def test_what_follows_a_cell_ends_with_it(prefix: Path) -> None:
+    (prefix / "share" / "rldg_bringup" / "launch" / "part.launch.xml").write_text(FILE.replace("tell", "wait"))
+    program = prefix / "lib" / "nodes" / "wait"
+    program.write_text(f"#!{sys.executable} -S\nimport time\nprint('WAITS', flush=True)\ntime.sleep(100)\n")
+    program.chmod(0o755)
+    lease = lease_domain("cell", {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"})
+    assert lease is not None
+    command = [sys.executable, "-m", "rldg_bringup.up", "part", "--with-cell"]
+    follower = subprocess.Popen(
+        command, env={**os.environ, "ROS_DOMAIN_ID": str(lease.domain)}, stdout=subprocess.PIPE, text=True
+    )
+    assert follower.stdout is not None
+    while "WAITS" not in follower.stdout.readline():
+        assert follower.poll() is None
+    lease.close()
+    follower.communicate(timeout=30.0)
+    assert follower.returncode is not None

@@ -13,18 +13,22 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.client import Client
 from rclpy.task import Future
 from rldg_interfaces.msg import Step as StepMsg
-from rldg_interfaces.srv import SelectPolicy
+from rldg_interfaces.srv import LabelEpisode, SelectPolicy
 from sensor_msgs.msg import Joy
-from std_msgs.msg import Float64, Header, UInt8
+from std_msgs.msg import Bool, Float64, Header, String, UInt8
 from std_srvs.srv import SetBool, Trigger
 
 from rldg_control.impedance_parameters import impedance_parameters
 from rldg_control.latch import Latch
 from rldg_control.rendezvous import Rendezvous
-from rldg_core.door import Door, is_policy_id
+from rldg_core.bridge import Bridging, LateRule, is_policy_id
+from rldg_core.door import Door
+from rldg_core.events import Event, EventKind
 from rldg_core.frames import Pose, body_delta
 from rldg_core.judge import AT_START_M
+from rldg_core.recovery import REFLEX, Recovery, Stage
 from rldg_core.reset_motion import ResetMotion
+from rldg_core.swap import PROBATION_TICKS
 from rldg_core.task import Gains
 from rldg_core.teleop import Teleop
 from rldg_core.types import ActionChunk, EpisodeStatus, Observation, Phase, Step
@@ -41,10 +45,12 @@ _HEARTBEAT_TIMEOUT_S = 0.5  # heartbeats come every 0.1 s
 _ARM_TIMEOUT_S = 0.3
 _FOREIGN_S = 1.0  # how long a target of somebody else is held against it
 _MISSED_PERIODS = 2.2  # an observation later than this many periods after the last one is missing: one may be lost
-_MODES = {4: "reflex: clear the cause, then call arbiter/recover", 5: "user stop: release the button at the robot"}
 _WAITABLE = ("operator", "policy")
 _TWIST, _JOY = "operator twist", "operator joy"
 _JUMP_M = 0.05  # more than the arm can move in a tick: it was put somewhere else
+_EVENTS_KEPT = 20  # for late joiners
+_BAD_NEWS = (EventKind.SWAP_ROLLED_BACK, EventKind.FORCE_GUARD, EventKind.FAULT, EventKind.RECOVERY_FAILED)
+_AFTER_FAULT = ("resume", "abort")
 
 
 class ArbiterNode(BaseNode):
@@ -70,6 +76,32 @@ class ArbiterNode(BaseNode):
         self._timeout_s = self.declare(
             "lockstep_timeout_s", 2.0, "Longest wait for anyone in lockstep (s of wall time).", low=0.1, high=60.0
         )
+        self._late_rule = self.declare(
+            "late_rule",
+            str(LateRule.REST_OF_CHUNK),
+            "What a chunk is good for once its observation is older than safety.max_action_age_s: hold (nothing), "
+            "rest_of_chunk (the actions that are still due), slow_down (the same at half the speed).",
+        )
+        self._ensemble = self.declare(
+            "ensemble",
+            0.0,
+            "Weight of a chunk one period older than the newest, where several cover a tick; 0: the newest alone.",
+            low=0.0,
+            high=1.0,
+        )
+        self._probation_ticks = self.declare(
+            "probation_ticks",
+            PROBATION_TICKS,
+            "At so many ticks a policy that was swapped in must have had an answer before the old one lets go.",
+            low=1,
+            high=1000,
+        )
+        self._after_fault = self.declare(
+            "after_fault", "resume", "What becomes of a running episode when the arm has a fault: resume or abort."
+        )
+        self._fault_timeout_s = self.declare(
+            "fault_timeout_s", 10.0, "Longest fault that an episode outlives (s).", low=0.0, high=600.0
+        )
 
     def on_setup(self) -> None:
         wait_for = [name for name in self._wait_for if name]
@@ -79,7 +111,13 @@ class ArbiterNode(BaseNode):
         self._names = ["observation", "episode"]
         self._names += [_TWIST, _JOY] if "operator" in wait_for else []
         self._names += ["policy"] if "policy" in wait_for else []
-        self._door = Door(self.task, self.robot.tcp_frame)
+        if self._late_rule not in list(LateRule):
+            raise ValueError(f"parameter late_rule: is {self._late_rule!r}, may be {', '.join(LateRule)}")
+        if self._after_fault not in _AFTER_FAULT:
+            raise ValueError(f"parameter after_fault: is {self._after_fault!r}, may be {', '.join(_AFTER_FAULT)}")
+        bridging = Bridging(LateRule(self._late_rule), self._ensemble)
+        self._door = Door(self.task, self.robot.tcp_frame, bridging, self._probation_ticks)
+        self._recovery = Recovery(self._after_fault == "resume", abort_after_s=self._fault_timeout_s)
         self._latch = Latch(self.get_fully_qualified_name())
         estop, selected = self._latch.load() or ("", self._initial_policy)
         self._door.select(selected, 0, require_fresh=False)
@@ -91,7 +129,7 @@ class ArbiterNode(BaseNode):
         self._episode: EpisodeStatus | None = None
         self._pose: Pose | None = None
         self._heard_s: dict[str, float] = {}  # wall time of the last message of each sender
-        self._mode = 0
+        self._answered_ns: dict[str, int] = {}  # which observation each policy answered last
         self._rivals = ""
         self._sent: deque[bytes] = deque(maxlen=20)  # stamps of the last targets
         self._foreign_s = -_FOREIGN_S  # wall time of the last target that somebody else sent
@@ -110,11 +148,15 @@ class ArbiterNode(BaseNode):
         self._target = self.create_publisher(PoseStamped, "target_pose", qos.reliable())
         self._gripper = self.create_publisher(Float64, "gripper/command", qos.latched())
         self._step = self.create_publisher(StepMsg, "step", qos.reliable(10))
+        self._event = self.create_publisher(String, "event", qos.latched(_EVENTS_KEPT))
         self._set_parameters: Client = self.create_client(SetParameters, f"{_CONTROLLER}/set_parameters")
         self._recover: Client = self.create_client(Trigger, f"{_CONTROLLER}/recover")
+        self._label: Client = self.create_client(LabelEpisode, "episode_manager/label")
         self.create_service(SelectPolicy, "arbiter/select_policy", self._on_select)
         self.create_service(SetBool, "arbiter/estop", self._on_estop)
         self.create_service(Trigger, "arbiter/recover", self._on_recover)
+        # heard in every state: what is latched before the arbiter is active counts too
+        self.create_subscription(Bool, "estop", self._on_estop_button, qos.reliable(10))
         if not self.lockstep:  # there the pose is the observation's, and the graph consists of known nodes
             self.create_subscription(PoseStamped, "target_pose", self._on_any_target, qos.reliable(10), raw=True)
             self.listen(convert.POSE, "current_pose", self._on_pose, qos.sensor())
@@ -153,6 +195,11 @@ class ArbiterNode(BaseNode):
             self._grid.report()
         elif not self._rendezvous.absent:
             self.report("lockstep", OK)
+        for policy_id in self._door.policies:
+            latency = self._door.latency(policy_id)
+            if latency is not None:
+                p50_ms, p95_ms = round(latency.p50_s * 1e3, 1), round(latency.p95_s * 1e3, 1)
+                self.report(f"latency {policy_id}", OK, answers=latency.answers, p50_ms=p50_ms, p95_ms=p95_ms)
 
     # what comes in
 
@@ -177,15 +224,16 @@ class ArbiterNode(BaseNode):
         self._heard_s["arm"] = time.monotonic()
 
     def _on_mode(self, msg: UInt8) -> None:
-        recovered = self._mode in _MODES and msg.data not in _MODES
-        self._mode = msg.data
-        if recovered:
+        if self._recovery.on_mode(msg.data, self._time_ns()):
             self._door.forget_target()  # the arm may have been pushed away: the next target starts from where it is
+        self._tell_events()
 
     def _on_action(self, chunk: ActionChunk) -> None:
-        refusal = self._door.offer(chunk)
+        refusal = self._door.offer(chunk, None if self.lockstep else self.now_ns())
         name = f"policy {chunk.policy_id}" if is_policy_id(chunk.policy_id) else "policy without a proper id"
         self.report(name, WARN if refusal else OK, refusal)
+        if chunk.policy_id in self._door.policies:
+            self._answered_ns[chunk.policy_id] = chunk.observation_stamp_ns
         if chunk.policy_id == self._door.selected:
             self._arrived("policy", chunk.observation_stamp_ns)
 
@@ -248,8 +296,9 @@ class ArbiterNode(BaseNode):
         stamp_ns = self._pending_ns
         if stamp_ns == self._ticked_ns:
             return
-        if "policy" in self._names and not self._door.selected:
-            self._rendezvous.arrive("policy", stamp_ns)
+        selected = self._door.selected
+        if "policy" in self._names and (not selected or self._answered_ns.get(selected) == stamp_ns):
+            self._rendezvous.arrive("policy", stamp_ns)  # it may have answered before it was selected
         if not self._rendezvous.complete(stamp_ns) or self._gains_pending is not None:
             return
         self._ticked_ns = stamp_ns
@@ -259,6 +308,10 @@ class ArbiterNode(BaseNode):
         human = None
         if self._pose is not None:
             human = self._teleop.command(now_ns, self._pose, self._gripper_closed)
+        running = self._episode is not None and self._episode.phase is Phase.RUNNING
+        abort = self._recovery.tick(now_ns, running)
+        if abort:
+            self._abort_episode(abort)
         faults = self._faults()
         step = self._door.tick(
             now_ns,
@@ -269,6 +322,7 @@ class ArbiterNode(BaseNode):
             measured=self._pose,
             reset_target=None if faults else self._reset_target(now_ns),
         )
+        self._tell_events()
         if step is None:
             self.report("arm", ERROR, f"nothing is commanded: {self._door.trouble}")
             return
@@ -296,8 +350,8 @@ class ArbiterNode(BaseNode):
         faults = []
         if self._rivals:
             faults.append(f"second publisher on target_pose: {self._rivals}; stop it")
-        if self._mode in _MODES:
-            faults.append(f"robot mode {self._mode}, {_MODES[self._mode]}")
+        if self._recovery.blocked:
+            faults.append(self._recovery.blocked)
         if self._observer_trouble:
             faults.append(f"observer: {self._observer_trouble}")
         if self.lockstep:
@@ -365,37 +419,71 @@ class ArbiterNode(BaseNode):
         if self.lockstep:
             self._tick_if_complete()
 
+    # events
+
+    def _time_ns(self) -> int:
+        """Now, on the clock of the ticks."""
+        return max(self._ticked_ns, 0) if self.lockstep else self.now_ns()
+
+    def _tell_events(self) -> None:
+        for event in (*self._door.take_events(), *self._recovery.take_events()):
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        self._event.publish(String(data=event.yaml()))
+        if event.kind in _BAD_NEWS:
+            self.get_logger().error(event.line())
+        else:
+            self.get_logger().info(event.line())
+        if event.kind.startswith("swap"):
+            self._latch.save(self._door.estop, self._door.proven)
+
+    def _abort_episode(self, reason: str) -> None:
+        if self._label.service_is_ready():
+            self._label.call_async(LabelEpisode.Request(label="aborted", labeller="arbiter"))
+        else:
+            self.report("recover", ERROR, f"the episode cannot be aborted ({reason}): no service episode_manager/label")
+
     # services
 
     def _on_select(self, request: SelectPolicy.Request, response: SelectPolicy.Response) -> SelectPolicy.Response:
         response.previous = self._door.selected
-        now_ns = max(self._ticked_ns, 0) if self.lockstep else self.now_ns()
-        response.message = self._door.select(request.policy_id, now_ns)
+        response.message = self._door.select(request.policy_id, self._time_ns())
         response.success = not response.message
-        self._latch.save(self._door.estop, self._door.selected)
         self.get_logger().info(f"select policy {request.policy_id!r}: {response.message or 'done'}")
+        self._tell_events()
+        if self.lockstep:
+            self._tick_if_complete()
         return response
 
     def _on_estop(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._door.set_estop("requested through arbiter/estop" if request.data else "")
-        self._latch.save(self._door.estop, self._door.selected)
+        self._set_estop("requested through arbiter/estop" if request.data else "")
         response.success, response.message = True, "latched" if request.data else "released"
-        self.get_logger().warning(f"e-stop {response.message}")
         return response
 
+    def _on_estop_button(self, msg: Bool) -> None:
+        """A button latches; only the service releases, so that no publisher can do it by accident."""
+        if msg.data and not self._door.estop:
+            self._set_estop("requested through topic estop")
+
+    def _set_estop(self, cause: str) -> None:
+        self._door.set_estop(cause)
+        self._latch.save(self._door.estop, self._door.proven)
+        kind = EventKind.ESTOP_LATCHED if cause else EventKind.ESTOP_RELEASED
+        self._tell(Event(stamp_ns=self._time_ns(), kind=kind, reason=cause))
+
     def _on_recover(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._mode == 5:
-            response.message = f"robot mode 5, {_MODES[5]}"
-        elif self._mode != 4:
+        if self._recovery.stage in (Stage.CLEAR, Stage.SETTLING):
             response.success, response.message = True, "the robot has no error to recover from"
-        elif not self._recover.service_is_ready():
-            response.message = f"robot mode 4, but no service {_CONTROLLER}/recover; recover at the robot"
+        elif self._recovery.mode == REFLEX and not self._recover.service_is_ready():
+            response.message = f"robot mode {REFLEX}, but no service {_CONTROLLER}/recover; recover at the robot"
         else:
+            response.message = self._recovery.ask(self._time_ns())
+            response.success = not response.message
+        if response.success and not response.message:
             self._recover.call_async(Trigger.Request()).add_done_callback(self._on_recovered)
-            response.success, response.message = (
-                True,
-                "recovery was asked for; the arm moves again once robot_mode is 1 or 2",
-            )
+            response.message = "recovery was asked for; the arm moves again once robot_mode is 1 or 2"
+            self._tell_events()
         return response
 
     def _on_recovered(self, future: Future) -> None:
@@ -404,7 +492,9 @@ class ArbiterNode(BaseNode):
             failure = "" if answer.success else answer.message or "refused"
         except Exception as error:
             failure = str(error)
+        self._recovery.answered(failure, self._time_ns())
         self.report("recover", ERROR if failure else OK, failure)
+        self._tell_events()
 
 
 def _stamp(raw: bytes) -> bytes:

@@ -6,14 +6,17 @@ rules that a policy meets in training, in simulation and on the robot are the sa
 
 from __future__ import annotations
 
-import re
-from collections import deque
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
+from rldg_core.bridge import Bridging, Latency, RateBridge
+from rldg_core.events import Event, EventKind
 from rldg_core.frames import Array, Pose, apply_body_delta, body_delta
+from rldg_core.retract import Retract
 from rldg_core.safety import Envelope, ForceGuard, limit_speed
+from rldg_core.swap import PROBATION_TICKS, Authority
 from rldg_core.task import GripperUse, SetPoint, Task
 from rldg_core.teleop import HumanCommand
 from rldg_core.types import (
@@ -28,15 +31,12 @@ from rldg_core.types import (
     Step,
 )
 
-MAX_CHUNK = 256  # longest chunk that is accepted
-MAX_POLICIES = 32  # as many are remembered
 MAX_AHEAD_S = 0.05  # capture stamps further in the future come from a clock that is wrong
 OUTSIDE_M, OUTSIDE_RAD = 0.02, 0.2  # an arm further outside its workspace is not commanded, except by the reset motion
-
-
-def is_policy_id(text: str) -> bool:
-    """Whether a policy may call itself so: something that fits a log line."""
-    return re.fullmatch(r"[A-Za-z0-9_./-]{1,64}", text) is not None
+WILD = (
+    2.0  # a policy that asks for more than this on probation, where [-1, 1] is allowed, is not scaled as it should be
+)
+_FORCE_GUARD = "force guard"
 
 
 class Door:
@@ -45,17 +45,24 @@ class Door:
     Args:
         task: scales, workspace, limits.
         tcp_frame: frame id that actions must carry.
+        bridging: how chunks of policies become actions.
+        probation_ticks: see :class:`rldg_core.swap.Authority`.
     """
 
-    def __init__(self, task: Task, tcp_frame: str) -> None:
+    def __init__(
+        self,
+        task: Task,
+        tcp_frame: str,
+        bridging: Bridging = Bridging(),  # noqa: B008 (immutable)
+        probation_ticks: int = PROBATION_TICKS,
+    ) -> None:
         self._task = task
-        self._tcp_frame = tcp_frame
         self._envelope = Envelope(task.workspace)
         self._guard = ForceGuard(task.safety)
-        self._chunks: dict[str, ActionChunk] = {}
-        self._refusals: dict[str, str] = {}
-        self._in_force: deque[int] = deque(maxlen=MAX_CHUNK)  # stamps of the observations of the last ticks
-        self._selected = ""
+        self._retract = Retract(task.safety, task.control.period_s)
+        self._bridge = RateBridge(task, tcp_frame, bridging)
+        self._authority = Authority(probation_ticks)
+        self._events: list[Event] = []
         self._estop = ""
         self._target: Pose | None = None  # the last target that was sent
         self._holding = False
@@ -64,6 +71,7 @@ class Door:
         self._judged_ns = -1
         self._closed_episode = ""
         self._began: tuple[str, int] = ("", 0)  # the running episode and the stamp of its first observation
+        self._at: tuple[str, int] = ("", 0)  # episode and index of the observation in force
         self.trouble = ""
 
     # --- what comes in between ticks -------------------------------------------------------------------------------
@@ -71,7 +79,12 @@ class Door:
     @property
     def selected(self) -> str:
         """Id of the policy that may drive when no human does, "" for none."""
-        return self._selected
+        return self._authority.selected
+
+    @property
+    def proven(self) -> str:
+        """The policy that gets the door back if the selected one fails on probation; else the selected one."""
+        return self._authority.proven
 
     @property
     def estop(self) -> str:
@@ -83,42 +96,58 @@ class Door:
         """The last target that was sent, base frame."""
         return self._target
 
-    def offer(self, chunk: ActionChunk) -> str:
-        """Take in what a policy asks for; the newest answer of each policy is kept.
+    @property
+    def policies(self) -> list[str]:
+        """Ids of the policies that were heard, sorted."""
+        return self._bridge.policies
+
+    def latency(self, policy_id: str) -> Latency | None:
+        """How long a policy takes to answer, None where that was not measured."""
+        return self._bridge.latency(policy_id)
+
+    def offer(self, chunk: ActionChunk, now_ns: int | None = None) -> str:
+        """Take in what a policy asks for; the newest answer of each policy counts.
+
+        Args:
+            chunk: the answer.
+            now_ns: time of its arrival, to measure the latency.
 
         Returns:
             "" if it was kept, else why it was refused (also said in the next step if that policy is selected).
         """
-        known_ids = {*self._chunks, *self._refusals}
-        if not is_policy_id(chunk.policy_id) or (chunk.policy_id not in known_ids and len(known_ids) >= MAX_POLICIES):
-            shown = repr(chunk.policy_id[:32])
-            return f"policy id {shown}: must be 1 to 64 letters, digits, _ - . or /, of at most {MAX_POLICIES} policies"
-        reason = self._refusal(chunk)
-        if reason:
-            self._refusals[chunk.policy_id] = reason
-            return reason
-        known = self._chunks.get(chunk.policy_id)
-        if known is None or chunk.observation_stamp_ns >= known.observation_stamp_ns:
-            self._chunks[chunk.policy_id] = chunk
-            self._refusals.pop(chunk.policy_id, None)
-        return ""
+        return self._bridge.offer(chunk, now_ns)
 
     def select(self, policy_id: str, now_ns: int, require_fresh: bool = True) -> str:
-        """Let a policy drive from the next tick on; "" lets none.
+        """Let a policy drive from the next tick on, at first on probation; "" lets none.
+
+        Args:
+            policy_id: which.
+            now_ns: time of the request.
+            require_fresh: it must be answering already; without that there is no probation either.
 
         Returns:
             "" if done, else why not; the selection is then unchanged.
         """
-        if policy_id and require_fresh:
-            chunk = self._chunks.get(policy_id)
-            if chunk is None:
-                known = ", ".join(sorted(self._chunks)) or "none"
+        if not require_fresh:
+            self._authority.set(policy_id)
+            return ""
+        if policy_id:
+            if policy_id not in self._bridge.policies:
+                known = ", ".join(self._bridge.policies) or "none"
                 return f"policy {policy_id!r} has sent no action; policies heard: {known}"
-            age_s = (now_ns - chunk.observation_stamp_ns) * 1e-9
-            if age_s > self._lifetime_s(chunk):
-                return f"policy {policy_id!r} is stale: its last action answers an observation {age_s:.2f} s old"
-        self._selected = policy_id
+            refusal = self._bridge.refusal(policy_id)
+            trouble = f"policy {policy_id!r} refused: {refusal}" if refusal else ""
+            trouble = trouble or self._bridge.staleness(policy_id, now_ns)
+            if trouble:
+                return trouble
+        self._authority.request(policy_id, now_ns)
         return ""
+
+    def take_events(self) -> list[Event]:
+        """What happened since the last call: swaps and the force guard."""
+        events = self._authority.take_events() + self._events
+        self._events = []
+        return [msgspec.structs.replace(event, episode_id=self._at[0], index=self._at[1]) for event in events]
 
     def set_estop(self, cause: str) -> None:
         """Latch the e-stop with a cause; "" releases it."""
@@ -127,6 +156,7 @@ class Door:
     def forget_target(self) -> None:
         """Start the next target from the measured pose: the arm was not under control for a while."""
         self._target, self._holding = None, False
+        self._retract.forget()
 
     # --- a tick ----------------------------------------------------------------------------------------------------
 
@@ -162,7 +192,7 @@ class Door:
             return None
         phase = episode.phase if episode is not None else Phase.IDLE
         if phase is Phase.RESETTING and reset_target is None:
-            self._target = None  # the scene may be moving the arm: follow it instead of pulling it back
+            self.forget_target()  # the scene may be moving the arm: follow it instead of pulling it back
         if self._target is None and phase is not Phase.RESETTING:
             outside = np.abs(self._envelope.excess(measured))
             if outside[:3].max() > OUTSIDE_M or outside[3:].max() > OUTSIDE_RAD:
@@ -172,18 +202,16 @@ class Door:
                 )
                 return None
         self.trouble = ""
-        repeated = observation is not None and bool(self._in_force) and observation.stamp_ns == self._in_force[-1]
+        repeated = False
         if observation is not None:
             if observation.episode_id and observation.episode_id != self._began[0]:
                 self._began = observation.episode_id, observation.stamp_ns
-            self._in_force.append(observation.stamp_ns)
-            self._guard.update(observation.wrench)
+                self._bridge.begin_episode()
+            self._at = observation.episode_id, observation.index
+            repeated = self._bridge.begin_tick(now_ns, observation.stamp_ns)
+            self._watch_force(now_ns, observation)
 
         blocked = self._blocked(now_ns, observation, episode, human, faults)
-        policy_action, policy_trouble = self._due(now_ns)
-        human_action = human.action if human is not None and human.active else None
-        changed, reason = Change.NONE, blocked
-        source, wish = Source.HOLD, None
         running = phase is Phase.RUNNING
         in_episode = (
             running
@@ -192,19 +220,28 @@ class Door:
             and bool(episode.episode_id)
             and observation.episode_id == episode.episode_id
         )
+        rolled_back = self._try(now_ns, blocked, repeated, phase, in_episode)
+        policy_action, policy_trouble = self._due(now_ns)
+        human_action = human.action if human is not None and human.active else None
+        changed, reason = Change.NONE, blocked
+        source, wish = Source.HOLD, None
+        retreat = self._retreat(measured, blocked)
         if blocked:
             changed |= Change.FORCE_GUARD if self._guard.tripped else Change.NONE
+            source = Source.RESET if retreat is not None else Source.HOLD
         elif phase is Phase.RESETTING:
             source = Source.RESET if reset_target is not None else Source.HOLD
         elif human_action is not None and (phase is Phase.IDLE or (running and not repeated)):
             source, wish = Source.HUMAN, human_action
         elif in_episode and repeated:
             reason = "no new observation since the last tick"
-        elif in_episode and self._selected:
+        elif in_episode and self.selected:
             if policy_action is None:
                 reason, changed = policy_trouble, changed | Change.REFUSED
             else:
                 source, wish = Source.POLICY, policy_action
+        if rolled_back:
+            reason, changed = "; ".join(filter(None, (rolled_back, reason))), changed | Change.REFUSED
         if wish is not None and not np.isfinite(wish.delta).all():
             source, wish, reason = Source.HOLD, None, "human action is not finite"
             changed |= Change.REFUSED
@@ -212,6 +249,8 @@ class Door:
         if wish is not None:
             target, clipped = self._set_point(wish.delta, measured)
             changed |= clipped
+        elif retreat is not None:
+            target = retreat
         elif source is Source.RESET and reset_target is not None:
             target = reset_target
         else:
@@ -240,44 +279,49 @@ class Door:
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
-    def _refusal(self, chunk: ActionChunk) -> str:
-        deltas = np.asarray(chunk.deltas)
-        if chunk.frame_id != self._tcp_frame:
-            return f"action in frame {chunk.frame_id!r}, must be {self._tcp_frame!r}"
-        if deltas.ndim != 2 or deltas.shape[1] != ACTION_SIZE or not 1 <= len(deltas) <= MAX_CHUNK:
-            return f"action chunk has shape {deltas.shape}, must be (1 to {MAX_CHUNK}, {ACTION_SIZE})"
-        if len(chunk.gripper_closed) != len(deltas):
-            return f"action chunk has {len(chunk.gripper_closed)} gripper states for {len(deltas)} deltas"
-        if not np.isfinite(deltas).all():
-            return "action is not finite"
-        if not 0.0 < chunk.period_s <= 10.0:
-            return f"action chunk has period {chunk.period_s} s, must be in (0, 10]"
-        if self._in_force and chunk.observation_stamp_ns > self._in_force[-1] + 10**9:
-            return "action answers an observation from the future"
-        return ""
-
-    def _lifetime_s(self, chunk: ActionChunk) -> float:
-        """How old the observation may be that a chunk answers: its own length beyond the age limit."""
-        return self._task.safety.max_action_age_s + (len(chunk.deltas) - 1) * chunk.period_s
-
     def _due(self, now_ns: int) -> tuple[Action | None, str]:
         """The selected policy's action for this tick, or why there is none."""
-        if not self._selected:
-            return None, ""
-        refusal = self._refusals.get(self._selected)
-        if refusal:
-            return None, f"policy {self._selected!r} refused: {refusal}"
-        chunk = self._chunks.get(self._selected)
-        if chunk is None:
-            return None, f"policy {self._selected!r} has sent no action"
-        age_s = (now_ns - chunk.observation_stamp_ns) * 1e-9
-        if age_s > self._lifetime_s(chunk):
-            return None, f"policy {self._selected!r} is stale: answers an observation {age_s:.2f} s old"
-        if chunk.observation_stamp_ns < self._began[1]:
-            return None, f"policy {self._selected!r} has not answered an observation of this episode yet"
-        ticks = sum(1 for stamp in self._in_force if stamp > chunk.observation_stamp_ns)
-        index = min(int(ticks * self._task.control.period_s / chunk.period_s + 1e-6), len(chunk.deltas) - 1)
-        return Action(np.asarray(chunk.deltas[index], dtype=np.float64), bool(chunk.gripper_closed[index])), ""
+        return self._bridge.due(self.selected, now_ns, self._began[1]) if self.selected else (None, "")
+
+    def _try(self, now_ns: int, blocked: str, repeated: bool, phase: Phase, in_episode: bool) -> str:
+        """Judge the policy that is on probation; returns why it has lost the door at this tick, "" if it has not.
+
+        What is refused counts at every tick; a missing answer only where everybody could answer and be obeyed: not
+        while something blocks all, an observation repeats, or no episode runs.
+        """
+        answerable = not blocked and not repeated
+        if answerable and (in_episode or phase is Phase.IDLE):
+            self._bridge.expect_answers()
+        if not self._authority.on_trial:
+            return ""
+        policy_id = self.selected
+        action, missing = self._due(now_ns)
+        fault = self._bridge.refusal(policy_id) if policy_id else ""
+        if action is not None and np.abs(action.delta).max() > WILD:
+            fault = fault or f"asks for {np.abs(action.delta).max():.3g}, must be within [-1, 1]"
+        if answerable and in_episode and policy_id:
+            # an episode that has just begun is not answered yet
+            missing = missing if self._bridge.has_answered(policy_id, self._began[1]) else ""
+            fault = fault or missing
+            if not fault and self._bridge.is_ahead(
+                self.proven, policy_id
+            ):  # else the machine is late, and not the policy
+                fault = self._bridge.silence(policy_id)
+        return self._authority.judge(now_ns, fault, action is not None and answerable)
+
+    def _watch_force(self, now_ns: int, observation: Observation) -> None:
+        before = self._guard.tripped
+        if self._guard.update(observation.wrench) and not before:
+            self._events.append(
+                Event(stamp_ns=now_ns, kind=EventKind.FORCE_GUARD, reason=_load(observation), policy_id=self.selected)
+            )
+
+    def _retreat(self, measured: Pose, blocked: str) -> Pose | None:
+        """Where the arm backs off to, while the force guard and nothing else blocks it."""
+        if not self._guard.tripped:
+            self._retract.follow(measured)
+            return None
+        return self._retract.target(measured) if blocked.startswith(_FORCE_GUARD) else None
 
     def _blocked(
         self,
@@ -314,8 +358,7 @@ class Door:
         if lag_s > 0.0 and episode.phase is Phase.RUNNING and observation.episode_id:
             return "no verdict on this observation yet"  # it may have ended the episode
         if self._guard.tripped:
-            force, torque = np.linalg.norm(observation.wrench[:3]), np.linalg.norm(observation.wrench[3:])
-            return f"force guard: {force:.1f} N, {torque:.1f} N m"
+            return f"{_FORCE_GUARD}: {_load(observation)}"
         return ""
 
     def _set_point(self, delta: Array, measured: Pose) -> tuple[Pose, Change]:
@@ -406,10 +449,15 @@ class Door:
             reward=reward,
             terminated=is_last and not truncated,
             truncated=is_last and truncated,
-            policy_id=self._selected,
+            policy_id=self.selected,
             policy_action=policy_action,
             human_action=human_action,
             changed=changed,
             reason=reason,
             command_age_s=(now_ns - observation.stamp_ns) * 1e-9 if observation is not None else 0.0,
         )
+
+
+def _load(observation: Observation) -> str:
+    force, torque = np.linalg.norm(observation.wrench[:3]), np.linalg.norm(observation.wrench[3:])
+    return f"{force:.1f} N, {torque:.1f} N m"

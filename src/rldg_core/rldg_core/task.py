@@ -180,8 +180,10 @@ class Safety(_Strict, frozen=True, kw_only=True):
     max_torque_nm: Annotated[float, msgspec.Meta(gt=0.0, le=30.0)] = 10.0
     force_samples: Annotated[int, msgspec.Meta(ge=1, le=20)] = 3  # consecutive ticks above the limit before holding
     max_action_age_s: Age = 0.3  # of the observation that an action answers
+    max_chunk_age_s: Age = 2.0  # the same for the later actions of a chunk
     max_observation_age_s: Age = 0.3
     gripper_dwell_s: Annotated[float, msgspec.Meta(ge=0.0, le=5.0)] = 0.5  # least time between two toggles
+    retract_m: Annotated[float, msgspec.Meta(ge=0.0, le=0.02)] = 0.0  # back off after a force limit; 0: only hold
 
 
 class Success(_Strict, frozen=True, kw_only=True):

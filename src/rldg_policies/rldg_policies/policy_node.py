@@ -88,6 +88,9 @@ class PolicyNode(BaseNode):
             )
         self._worker = None
 
+    def on_teardown(self) -> None:
+        self.__dict__.pop("_policy", None)  # the weights of a policy that is retired
+
     def on_pulse(self) -> None:
         self.report("policy", ERROR if self._trouble else OK, self._trouble)
 

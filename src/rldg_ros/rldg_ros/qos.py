@@ -25,13 +25,13 @@ def sensor(depth: int = 1) -> QoSProfile:
     )
 
 
-def latched() -> QoSProfile:
-    """Profile L: reliable, a late subscriber receives the last message."""
+def latched(depth: int = 1) -> QoSProfile:
+    """Profile L: reliable, a late subscriber receives the last ``depth`` messages."""
     return QoSProfile(
         reliability=ReliabilityPolicy.RELIABLE,
         durability=DurabilityPolicy.TRANSIENT_LOCAL,
         history=HistoryPolicy.KEEP_LAST,
-        depth=1,
+        depth=depth,
     )
 
 
