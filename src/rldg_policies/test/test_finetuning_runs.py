@@ -1,4 +1,4 @@
-"""Fine-tuning of whatever model: the best weights are kept, runs are taken up, and what is served is compared."""
+"""Fine-tuning of whatever model: the last or the best weights are kept, runs are taken up, and what is served is compared."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -74,13 +74,19 @@ def out(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "made"
 
 
-def test_the_weights_that_did_best_on_held_out_frames_are_written(out: Path) -> None:
+@pytest.mark.parametrize(("patience", "kept"), [(0, 20), (3, 10)])
+def test_the_last_weights_are_written_and_with_patience_the_best(out: Path, patience: int, kept: int) -> None:
     looks: list[Looked] = []
     finished = run_finetuning(
-        Counter(worse_after=10), CONFIG, frames(), out, 0, lambda e: looks.append(e) if isinstance(e, Looked) else None
+        Counter(worse_after=10),
+        msgspec.structs.replace(CONFIG, patience=patience),
+        frames(),
+        out,
+        0,
+        lambda event: looks.append(event) if isinstance(event, Looked) else None,
     )
-    assert [(look.step, look.best) for look in looks] == [(0, True), (5, True), (10, True), (15, False), (20, False)]
-    assert (finished.step, finished.steps, finished.stopped) == (10, 20, "steps")
+    assert [(look.step, look.best) for look in looks] == [(step, step <= kept) for step in (0, 5, 10, 15, 20)]
+    assert (finished.step, finished.steps, finished.stopped) == (kept, 20, "steps")
     assert (out / "weights").is_file() and not out.with_name(".made.partial").exists()
 
 
