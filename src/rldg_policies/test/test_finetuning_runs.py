@@ -1,4 +1,4 @@
-"""Fine-tuning of whatever model: the last or the best weights are kept, runs are taken up, and what is served is compared."""
+"""Fine-tuning of whatever model: what is kept, runs that are taken up, and the comparison of what is served."""
 
 from collections.abc import Iterator
 from dataclasses import replace
