@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -81,6 +80,7 @@ def lockstep(task: Path, folder: Path, ticks: int) -> dict[str, float]:
 
 def real_time(task: Path, folder: Path, seconds: float, load: int) -> dict[str, float]:
     """How well ticks keep their period beside ``load`` busy processes, and how old observations are when acted on."""
+    from _load import busy  # type: ignore[import-not-found, unused-ignore]
     from rldg_interfaces.msg import Step
 
     from rldg_bringup.episode_runner_node import EpisodeRunner
@@ -88,15 +88,11 @@ def real_time(task: Path, folder: Path, seconds: float, load: int) -> dict[str, 
     from rldg_ros.conversions import step_from_msg
 
     arguments = {"task": str(task), "operator": "none", "policy": POLICY}
-    context = multiprocessing.get_context("spawn")
-    burners = [context.Process(target=_burn, args=(seconds + 30.0,), daemon=True) for _ in range(load)]
     with Launch(launch_file("cell"), arguments, log_dir=folder / "real_time"), EpisodeRunner() as runner:
         runner.wait_until_ready(90.0)
         runner.select_policy_when_fresh(POLICY)
-        for burner in burners:
-            burner.start()
         steps = []
-        try:
+        with busy(load, seconds + 30.0):
             runner.spin(2.0)
             runner.listen(Step, "step", lambda msg: steps.append(step_from_msg(msg)), qos.reliable(50))
             end = time.monotonic() + seconds
@@ -104,9 +100,6 @@ def real_time(task: Path, folder: Path, seconds: float, load: int) -> dict[str, 
                 print(f"real time: {len(steps)} ticks", file=sys.stderr)
                 if time.monotonic() > end:
                     break
-        finally:
-            for burner in burners:
-                burner.terminate()
     stamps = np.array([step.stamp_ns for step in steps])
     period_s = 0.1
     gaps = np.diff(stamps) * 1e-9 / period_s
@@ -118,12 +111,6 @@ def real_time(task: Path, folder: Path, seconds: float, load: int) -> dict[str, 
         "command_age_p50_ms": float(np.percentile(ages, 50)) * 1e3,
         "command_age_p99_ms": float(np.percentile(ages, 99)) * 1e3,
     }
-
-
-def _burn(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        sum(range(10_000))
 
 
 if __name__ == "__main__":

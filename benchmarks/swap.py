@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import numpy as np
 
 from rldg_bringup.domain import lease_domain
 from rldg_bringup.launch_runner import Launch
+from rldg_bringup.swap import policy_launch
 from rldg_bringup.up import launch_file
 from rldg_core.events import Event, EventKind, parse_event
 from rldg_core.frames import rotation_angle
@@ -56,13 +56,15 @@ def main(argv: list[str]) -> dict[str, float]:
         arguments = {"task": options.task, "operator": "none"}
         stack.enter_context(Launch(launch_file("cell"), arguments, log_dir=Path(folder) / "cell"))
         for policy_id, name, checkpoint in policies:
-            file, arguments = _launch(policy_id, name, checkpoint, options.task)
+            file, arguments = policy_launch(name, policy_id, checkpoint)
+            arguments["task"] = options.task
             stack.enter_context(Launch(launch_file(file), arguments, log_dir=Path(folder) / policy_id))
         return measure([policy_id for policy_id, _, _ in policies], task, options.swaps, options.load, options.seed)
 
 
 def measure(ids: list[str], task: Task, swaps: int, load: int, seed: int) -> dict[str, float]:
     """Swap in the cell of this process's ROS domain."""
+    from _load import busy  # type: ignore[import-not-found, unused-ignore]
     from rldg_interfaces.msg import Observation as ObservationMsg
     from rldg_interfaces.msg import Step as StepMsg
     from std_msgs.msg import String
@@ -80,8 +82,6 @@ def measure(ids: list[str], task: Task, swaps: int, load: int, seed: int) -> dic
     def ends() -> int:
         return sum(event.kind in _ENDS for event in events)
 
-    context = multiprocessing.get_context("spawn")
-    burners = [context.Process(target=_burn, args=(READY_S + 10.0 * swaps,), daemon=True) for _ in range(load)]
     with EpisodeRunner() as runner:
         runner.wait_until_ready(READY_S)
         for policy_id in ids:
@@ -95,9 +95,7 @@ def measure(ids: list[str], task: Task, swaps: int, load: int, seed: int) -> dic
             qos.reliable(10),
         )
         runs = [runner.start_episodes(count=100_000).get_result_async()]
-        for burner in burners:
-            burner.start()
-        try:
+        with busy(load, READY_S + 10.0 * swaps):
             runner.spin(5.0)
             first, before = len(steps), ends()
             while len(requested_ns) < swaps:
@@ -123,9 +121,6 @@ def measure(ids: list[str], task: Task, swaps: int, load: int, seed: int) -> dic
                 runner.spin_until(lambda: ends() - before >= len(requested_ns), 60.0, "the end of a probation")
                 if len(requested_ns) % 10 == 0:
                     print(f"{len(requested_ns)} swaps, {len(steps) - first} ticks", file=sys.stderr)
-        finally:
-            for burner in burners:
-                burner.terminate()
     return figures(steps[first:], events, requested_ns, task) | peaks(forces, events) | {"runs": float(len(runs))}
 
 
@@ -211,21 +206,6 @@ def _policy(text: str) -> tuple[str, str, str]:
     policy_id, _, rest = text.partition("=")
     name, _, checkpoint = rest.partition(":")
     return policy_id, name or policy_id, str(Path(checkpoint).absolute()) if checkpoint else ""
-
-
-def _launch(policy_id: str, name: str, checkpoint: str, task: str) -> tuple[str, dict[str, str]]:
-    """Launch file and arguments of a policy that joins the cell without authority."""
-    arguments = {"policy_id": policy_id, "task": task, "swap": "false"}
-    if name in ("octo", "openvla"):
-        return f"policy_{name}", arguments | ({"checkpoint": checkpoint} if checkpoint else {})
-    parameters = f'{{checkpoint: "{checkpoint}"}}' if checkpoint else "{}"
-    return "policy", arguments | {"policy": name, "beside": "true", "policy_parameters": parameters}
-
-
-def _burn(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        sum(range(10_000))
 
 
 if __name__ == "__main__":

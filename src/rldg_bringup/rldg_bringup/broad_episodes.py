@@ -12,12 +12,13 @@ import numpy as np
 
 from rldg_core.task import Task, config_directory, load_task, read_yaml
 from rldg_core.types import Outcome
-from rldg_policies.training_frames import BROAD, EncodedImages, FrameEpisode, TrainingFrames, frames_of
+from rldg_policies.training_frames import EncodedImages, FrameEpisode, TrainingFrames, frames_of
 from rldg_recorder.executors import make_executor
 from rldg_recorder.plan import DatasetError
 from rldg_recorder.png import encode_jpeg
 
-RECIPE = "episodes.yaml"
+NAME = "broad"  # of what they make up, in statistics
+RECIPE = "broad_episodes.yaml"
 _ATTEMPTS = 4  # at an episode, each in another variant
 
 
@@ -41,12 +42,12 @@ class _Work(msgspec.Struct, frozen=True):
 
 
 def load_recipe(path: Path | None = None) -> BroadRecipe:
-    """Read a recipe; by default that of ``config/pretraining``.
+    """Read a recipe; by default that of ``config``.
 
     Raises:
         TaskError: the file or a task of it is missing or wrong.
     """
-    recipe = read_yaml(path or config_directory() / "pretraining" / RECIPE, BroadRecipe)
+    recipe = read_yaml(path or config_directory() / RECIPE, BroadRecipe)
     for name in recipe.episodes:
         load_task(name)
     return recipe
@@ -73,7 +74,7 @@ def broad_frames(
     for done, _ in enumerate(make_executor("processes", jobs).map_in_order(_make, work), start=1):
         if progress is not None:
             progress(done, len(work))
-    return frames_of(BROAD, [_read(Path(each.path)) for each in work], seed)
+    return frames_of(NAME, [_read(Path(each.path)) for each in work], seed)
 
 
 def _make(work: _Work) -> None:

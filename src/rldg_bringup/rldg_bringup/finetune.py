@@ -67,7 +67,11 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError, MemoryError, ImportError) as error:
         print(f"rldg finetune: {error}", file=sys.stderr)
         return 1
-    _tell(console, config.type, finished)
+    tell(
+        console,
+        finished,
+        f"./rldg up <task> policy:={config.type} policy_parameters:='{{checkpoint: {finished.checkpoint}}}'",
+    )
     if options.json:
         print(json.dumps(asdict(finished)))
     return 0
@@ -124,12 +128,13 @@ class Display:
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
-def _tell(console: Console, kind: str, finished: Finished) -> None:
+def tell(console: Console, finished: Finished, following: str) -> None:
+    """What a run came to, and the command that comes next."""
     held = ", ".join(f"{name} {value:.3f}" for name, value in finished.held_out.items())
     console.print(
         f"kept: step {finished.step} of {finished.steps}, stopped by {finished.stopped}; held out: {held}\n"
         f"on training frames, in the trainer {finished.trained_accuracy:.3f}, as it is served "
         f"{finished.served_accuracy:.3f}; {finished.wall_s:.0f} s, {finished.cpu_s:.0f} s of CPU\n"
         f"checkpoint: {finished.checkpoint}\n"
-        f"next: ./rldg up <task> policy:={kind} policy_parameters:='{{checkpoint: {finished.checkpoint}}}'"
+        f"next: {following}"
     )

@@ -22,7 +22,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("config", help="octo_nano, openvla_nano, or a YAML file (see config/pretraining)")
     parser.add_argument("--out", type=Path, help="folder of the weights; must not exist (default: checkpoints/<base>)")
-    parser.add_argument("--recipe", type=Path, help="YAML file (default: config/pretraining/episodes.yaml)")
+    parser.add_argument("--recipe", type=Path, help="YAML file (default: config/broad_episodes.yaml)")
     parser.add_argument("--data", type=Path, default=_DATA, help="where the episodes are kept (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="of the optimiser, at most (default: as the configuration says)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     """Run the verb; returns 0, 1 where the run failed, 2 for a wrong call."""
     options = _arguments(argv)
     from rldg_bringup.broad_episodes import broad_frames, load_recipe
-    from rldg_bringup.finetune import Display, make_trainer
+    from rldg_bringup.finetune import Display, make_trainer, tell
     from rldg_core.task import TaskError
     from rldg_policies.finetuning import load_finetune_config, run_finetuning
 
@@ -73,12 +73,7 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError, MemoryError, ImportError, RuntimeError) as error:
         print(f"rldg pretrain: {error}", file=sys.stderr)
         return 1
-    held = ", ".join(f"{name} {value:.3f}" for name, value in finished.held_out.items())
-    console.print(
-        f"kept: step {finished.step} of {finished.steps}; held out: {held}; {finished.wall_s:.0f} s, "
-        f"{finished.cpu_s:.0f} s of CPU\nweights: {out}\n"
-        f"next: ./rldg finetune <config> --base {out} --data <set> --out <folder>"
-    )
+    tell(console, finished, f"./rldg finetune <config> --base {out} --data <set> --out <folder>")
     return 0
 
 

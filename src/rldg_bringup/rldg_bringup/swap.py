@@ -129,23 +129,31 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def policy_launch(policy: str, policy_id: str, checkpoint: str) -> tuple[str, dict[str, str]]:
+    """Launch file and arguments with which a policy joins a running cell, without authority.
+
+    Args:
+        checkpoint: folder of its weights, absolute; "" for none.
+    """
+    arguments = {"policy_id": policy_id, "swap": "false"}
+    if policy in _OWN_LAUNCH_FILES:
+        return f"policy_{policy}", arguments | ({"checkpoint": checkpoint} if checkpoint else {})
+    arguments |= {"policy": policy, "beside": "true"}
+    if checkpoint:
+        arguments["policy_parameters"] = json.dumps({"checkpoint": checkpoint})
+    return "policy", arguments
+
+
 class _Keeper:
     """The process that runs the launch of a policy: it outlives this one and ends with the cell."""
 
     def __init__(self, domain: int, options: argparse.Namespace, cell: dict[str, str]) -> None:
-        own_file = options.policy in _OWN_LAUNCH_FILES
-        arguments = {"policy_id": options.policy_id, "swap": "false", **cell}
-        if own_file and options.checkpoint is not None:
-            arguments["checkpoint"] = str(options.checkpoint.absolute())
-        elif not own_file:
-            arguments |= {"policy": options.policy, "beside": "true"}
-            if options.checkpoint is not None:
-                arguments["policy_parameters"] = json.dumps({"checkpoint": str(options.checkpoint.absolute())})
-        arguments |= dict(word.split(":=", 1) for word in options.launch)
+        checkpoint = str(options.checkpoint.absolute()) if options.checkpoint is not None else ""
+        file, arguments = policy_launch(options.policy, options.policy_id, checkpoint)
+        arguments |= cell | dict(word.split(":=", 1) for word in options.launch)
         folder = default_log_dir()
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "output.log"
-        file = f"policy_{options.policy}" if own_file else "policy"
         words = [file, *(f"{name}:={value}" for name, value in arguments.items()), "--with-cell"]
         command = [sys.executable, "-m", "rldg_bringup.swap", "--keep", str(domain), options.policy_id, *words]
         with self.log.open("wb") as output:

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from rldg_core.task import TaskError, config_directory, read_yaml
-from rldg_policies.generalist import GeneralistCard, Kind
+from rldg_policies.generalist import GeneralistCard, Kind, write_card
 from rldg_policies.training_frames import TrainingFrames
 from rldg_recorder.partial import partial_folder, put
 
@@ -104,7 +104,7 @@ def load_finetune_config(name_or_path: str | Path, kind: str = "finetuning") -> 
     if path.suffix not in (".yaml", ".yml"):
         path = folder / f"{name_or_path}.yaml"
         if not path.is_file():
-            known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml") if each.name != "episodes.yaml"))
+            known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml")))
             raise TaskError(f"{path}: no such file; there are: {known}")
     config = read_yaml(path, FinetuneConfig)
     if config.warmup_steps >= config.steps:
@@ -281,17 +281,19 @@ def action_figures(predicted: np.ndarray, wanted: np.ndarray) -> dict[str, float
     return {"accuracy": float((error <= WITHIN).mean()), "l1": float(error.mean())}
 
 
-def make_card(
+def add_card(
     config: FinetuneConfig, frames: TrainingFrames, seed: int, steps: int, held_out: dict[str, float], folder: Path
-) -> GeneralistCard:
-    """The card of a folder that holds everything else already.
+) -> None:
+    """Write the card of a folder that holds everything else already; none where no task can be served from it.
 
     Raises:
         FinetuningError: the set does not say what its actions mean.
     """
+    if frames.many_scales:
+        return
     if len(frames.scale) != 6 or not math.isfinite(frames.rate_hz):
         raise FinetuningError(f"{frames.name}: does not say rate and scale of actions; use the LeRobot set")
-    return GeneralistCard(
+    card = GeneralistCard(
         type=config.type,
         name=frames.name,
         base=config.base,
@@ -304,6 +306,7 @@ def make_card(
         seed=seed,
         held_out=held_out,
     )
+    write_card(folder, card)
 
 
 def _identity(config: FinetuneConfig, frames: TrainingFrames, seed: int) -> str:

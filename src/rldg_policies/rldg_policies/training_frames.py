@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,7 +20,6 @@ from rldg_recorder.rlds_reader import RldsEpisode, read_rlds
 from rldg_recorder.statistics import column_statistics
 from rldg_recorder.training_set import INFO_FILE, STATISTICS_FILE, TrainingSet
 
-BROAD = "broad"  # name of what small generalists are trained on before anything else
 HELD_OUT = 0.1  # share of the episodes of a set that has no split "test"
 
 
@@ -52,6 +51,7 @@ class TrainingFrames:
         scale: what an action of all ones means, (6,) in m and rad; empty where the set does not say.
         train, held_out: episodes; those held out are for judging only.
         statistics: what ``dataset_statistics.json`` holds: of the training episodes.
+        many_scales: the same action means different things in different episodes, so that no task can be served.
     """
 
     name: str
@@ -60,6 +60,7 @@ class TrainingFrames:
     train: tuple[FrameEpisode, ...]
     held_out: tuple[FrameEpisode, ...]
     statistics: dict[str, Any]
+    many_scales: bool = False
 
     @property
     def action_statistics(self) -> ActionStatistics:
@@ -127,13 +128,13 @@ def _rlds(folder: Path, image: str, seed: int) -> TrainingFrames:
 
 
 def frames_of(name: str, episodes: Sequence[FrameEpisode], seed: int) -> TrainingFrames:
-    """Episodes that come from no set; rate and scale are not known.
+    """Episodes that come from no set, of tasks with different rates and scales.
 
     Raises:
         DatasetError: see :func:`load_frames`.
     """
     train, held_out = _split(Path(name), episodes, [""] * len(episodes), seed)
-    frames = _with_statistics(name, train, held_out)
+    frames = replace(_with_statistics(name, train, held_out), many_scales=True)
     _check(Path(name), frames)
     return frames
 

@@ -36,6 +36,7 @@ from rldg_rl.train import (
     make_card,
     make_encoder,
     scene_seed,
+    specialist_name,
 )
 from rldg_rl.worker import BOARD, START
 
@@ -270,7 +271,7 @@ class GraphTraining:
 
     @property
     def _folder(self) -> Path:
-        return self._run / "checkpoints" / f"{self._task.name}-{self._config.encoder}-{self._seed}"
+        return self._run / "checkpoints" / specialist_name(self._task, self._config.encoder, self._seed)
 
     def _play(self, purpose: Purpose, first: int, count: int) -> list[Episode]:
         played = self._cell.play(scene_seed(self._seed, purpose, first), count)

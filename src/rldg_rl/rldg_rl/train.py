@@ -181,6 +181,11 @@ def make_encoder(task: Task, config: TrainingConfig, seed: int, on_event: OnEven
     return encoder
 
 
+def specialist_name(task: Task, encoder: str, seed: int, segment: Segment = Segment.ALL) -> str:
+    """Of a specialist, and of the folder of its checkpoint."""
+    return "-".join([task.name, *([] if segment is Segment.ALL else [segment.value]), encoder, str(seed)])
+
+
 def make_card(
     task: Task,
     encoder: Encoder,
@@ -192,7 +197,7 @@ def make_card(
     """The card of what a run has come to."""
     control = task.control
     return Card(
-        name="-".join([task.name, *([] if segment is Segment.ALL else [segment.value]), encoder.name, str(seed)]),
+        name=specialist_name(task, encoder.name, seed, segment),
         task=task.name,
         encoder=encoder.name,
         encoder_digest=encoder.digest,
@@ -342,6 +347,7 @@ class _Run:
         converged = passes(found, self._config.stop_trials)
         if converged or self._kept is None or standing(found) > standing(self._kept[1]):
             self._kept = candidate, found
+            self._save(self._folder, candidate.weights, candidate.env_steps)
         return converged
 
     def _evaluated(self, purpose: str, env_steps: int) -> Evaluation:
@@ -356,13 +362,10 @@ class _Run:
     def _conclude(self, stopped: str, demo_steps: float) -> Result:
         assert self._kept is not None
         kept, trials = self._kept[0], self._config.final_trials
-        name = make_card(self._task, self._encoder, self._seed, 0, None, self._config.segment).name
-        folder = self._run_dir / "checkpoints" / name
-        self._save(folder, kept.weights, kept.env_steps)
         first = scene_seed(self._seed, Purpose.FINAL, 0)
-        self._examiner.begin(Examination(folder, first, trials, trials))
+        self._examiner.begin(Examination(self._folder, first, trials, trials))
         final = self._evaluated("final", kept.env_steps)
-        self._save(folder, kept.weights, kept.env_steps, final)
+        self._save(self._folder, kept.weights, kept.env_steps, final)
         result = Result(
             task=self._task.name,
             encoder=self._encoder.name,
@@ -378,10 +381,16 @@ class _Run:
             stopped=stopped,
             wall_s=time.monotonic() - self._wall_s,
             cpu_s=time.process_time() - self._cpu_s + self._examined_cpu_s,
-            checkpoint=str(folder),
+            checkpoint=str(self._folder),
         )
         self._say(result)
         return result
+
+    @property
+    def _folder(self) -> Path:
+        """Where the policy that is kept lies, from the first one on."""
+        name = specialist_name(self._task, self._encoder.name, self._seed, self._config.segment)
+        return self._run_dir / "checkpoints" / name
 
     def _save(self, folder: Path, weights: Weights, env_steps: int, evaluation: Evaluation | None = None) -> Path:
         """Write a policy as a checkpoint folder."""

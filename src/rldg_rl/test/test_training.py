@@ -80,6 +80,23 @@ def test_the_checkpoint_says_how_it_did_and_can_be_loaded(tiny_run) -> None:
     assert card.env_steps == result.env_steps and specialist.encoder.name == "state"
 
 
+def test_the_best_so_far_is_on_disk_when_a_run_is_interrupted(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(train._Run, "_promising", lambda run: True)
+    config = msgspec.structs.replace(TINY, evaluate_every_steps=20, max_env_steps=5000)
+    checked = False
+
+    def interrupt(event: train.Event) -> None:
+        nonlocal checked
+        if checked and isinstance(event, EpisodeEnded):
+            raise KeyboardInterrupt
+        checked |= isinstance(event, Evaluated)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(TASK, config, tmp_path, 3, interrupt)
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    assert load_specialist(folder, TASK)[1].env_steps > 0
+
+
 def test_figures_go_to_tensorboard(tiny_run) -> None:
     assert list((tiny_run[2] / "tensorboard").glob("events.*"))
 

@@ -53,8 +53,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Diffusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The action head: steps of the noise schedule, and a residual MLP that predicts the noise.
 
-    The last two are 1 and False in the released models. A model that trains for minutes needs them: octo-nano, asked to
-    point at a dot, missed it by 0.46 standard deviations after 400 steps with both, and by more than chance without.
+    The last two are 1 and False in the released models; small ones that train for minutes have more of both.
 
     Attributes:
         draws: noisy versions of every chunk in the loss. They cost little: the transformer runs once for all of them.
@@ -79,7 +78,7 @@ class PatchStem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         widths: channels after each stage.
         tokens: what all patches together are summed up in, with weights for each place; 0: a token for each patch.
             A camera on a wrist looks from one place only, so that weights for places learn where something is from
-            a hundredth of the images that attention needs, and a transformer of few tokens costs next to nothing.
+            fewer images than attention needs, and a transformer of few tokens costs next to nothing.
         token_width: channels of such a token.
     """
 

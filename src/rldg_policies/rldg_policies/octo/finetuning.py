@@ -15,10 +15,9 @@ from rldg_policies.finetuning import (
     FinetuningError,
     Pick,
     action_figures,
+    add_card,
     base_folder,
-    make_card,
 )
-from rldg_policies.generalist import write_card
 from rldg_policies.normalisation import normalise_gaussian, unnormalise_gaussian
 from rldg_policies.octo import checkpoint, images, training
 from rldg_policies.octo.checkpoint import Checkpoint
@@ -28,7 +27,7 @@ from rldg_policies.octo.language import make_language
 from rldg_policies.octo.model import OctoModel, Params
 from rldg_policies.octo.policy import Octo
 from rldg_policies.octo.presets import PRESETS, preset
-from rldg_policies.training_frames import BROAD, FrameEpisode, TrainingFrames
+from rldg_policies.training_frames import FrameEpisode, TrainingFrames
 
 _CHUNK = 64  # frames that are evaluated at a time
 
@@ -99,8 +98,7 @@ class OctoTrainer:
 
     def write(self, draft: Path, steps: int, held_out: dict[str, float]) -> None:
         checkpoint.write(draft, Checkpoint(self._model.config, self._remembered(), self._frames.statistics))
-        if self._frames.name != BROAD:  # which is many tasks with actions of many scales: no task can be served
-            write_card(draft, make_card(self._config, self._frames, self._seed, steps, held_out, draft))
+        add_card(self._config, self._frames, self._seed, steps, held_out, draft)
 
     def state(self) -> dict[str, np.ndarray]:
         moving = self._state._replace(frozen={})

@@ -18,10 +18,9 @@ from rldg_policies.finetuning import (
     FinetuningError,
     Pick,
     action_figures,
+    add_card,
     base_folder,
-    make_card,
 )
-from rldg_policies.generalist import write_card
 from rldg_policies.openvla import checkpoint, images, lora
 from rldg_policies.openvla.model import OpenVLAModel, make_random_model
 from rldg_policies.openvla.nano_vocabulary import nano_tokenizer
@@ -29,7 +28,7 @@ from rldg_policies.openvla.policy import OpenVLA
 from rldg_policies.openvla.predictor import OpenVLAPredictor
 from rldg_policies.openvla.presets import PRESETS, preset
 from rldg_policies.openvla.prompt import PromptEncoder
-from rldg_policies.training_frames import BROAD, FrameEpisode, TrainingFrames
+from rldg_policies.training_frames import FrameEpisode, TrainingFrames
 
 Ids = npt.NDArray[np.int64]
 
@@ -134,8 +133,7 @@ class OpenVLATrainer:
             model = lora.merged_copy(model)
         policy = OpenVLA(model, self._prompts, self._frames.statistics, self._frames.name)
         checkpoint.write(draft, policy)
-        if self._frames.name != BROAD:  # which is many tasks with actions of many scales: no task can be served
-            write_card(draft, make_card(self._config, self._frames, self._seed, steps, held_out, draft))
+        add_card(self._config, self._frames, self._seed, steps, held_out, draft)
 
     def state(self) -> dict[str, np.ndarray]:
         moments = [self._optimizer.state.get(parameter, {}) for parameter in self._trained]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,7 @@ def batch(model: OctoModel, episode: Episode) -> Batch:
 
 
 @pytest.fixture(scope="session")
-def golden() -> dict[str, Any]:
+def golden(golden_path: Callable[[str], Path]) -> dict[str, Any]:
     """What the released code computed with a tiny random model, where it is at hand."""
-    for root in Path(__file__).resolve().parents:
-        if (root / "pyproject.toml").exists():
-            path = root.parent / "shared/golden/octo_tiny_wrist.npz"
-            if path.is_file():
-                with np.load(path, allow_pickle=False) as file:
-                    return {name: file[name] for name in file.files}
-    pytest.skip("../shared/golden/octo_tiny_wrist.npz is not here")
+    with np.load(golden_path("octo_tiny_wrist.npz"), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

@@ -28,14 +28,9 @@ BOUNDS = {
 
 
 @pytest.fixture(scope="session")
-def golden() -> Path:
+def golden(golden_path: Callable[[str], Path]) -> Path:
     """What the released code computed with a tiny random model, where it is at hand."""
-    for root in Path(__file__).resolve().parents:
-        if (root / "pyproject.toml").exists():
-            folder = root.parent / "shared/golden/openvla_tiny"
-            if folder.is_dir():
-                return folder
-    pytest.skip("../shared/golden/openvla_tiny is not here")
+    return golden_path("openvla_tiny")
 
 
 @pytest.fixture(scope="session")
