@@ -18,8 +18,10 @@ MAY_IMPORT = {
     "rldg_policies": {"rldg_core", "rldg_recorder"},
     "rldg_rl": {"rldg_core", "rldg_recorder", "rldg_policies", "rldg_sim"},
     "rldg_evaluation": {"rldg_core", "rldg_recorder", "rldg_policies", "rldg_sim"},
+    "rldg_console": {"rldg_core", "rldg_evaluation"},
     "rldg_bringup": {
         "rldg_core",
+        "rldg_console",
         "rldg_evaluation",
         "rldg_ros",
         "rldg_sim",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, TwistStamped
@@ -30,7 +31,7 @@ from rldg_core.recovery import REFLEX, Recovery, Stage
 from rldg_core.reset_motion import ResetMotion
 from rldg_core.swap import PROBATION_TICKS
 from rldg_core.task import Gains
-from rldg_core.teleop import Teleop
+from rldg_core.teleop import Teleop, foremost
 from rldg_core.types import ActionChunk, EpisodeStatus, Observation, Phase, Step
 from rldg_ros import conversions as convert
 from rldg_ros import qos
@@ -47,6 +48,8 @@ _FOREIGN_S = 1.0  # how long a target of somebody else is held against it
 _MISSED_PERIODS = 2.2  # an observation later than this many periods after the last one is missing: one may be lost
 _WAITABLE = ("operator", "policy")
 _TWIST, _JOY = "operator twist", "operator joy"
+_DEVICES = ("console", "spacenav")  # a person at the console goes first: the other one may be a script
+_AWAITED = "spacenav"  # in lockstep
 _JUMP_M = 0.05  # more than the arm can move in a tick: it was put somewhere else
 _EVENTS_KEPT = 20  # for late joiners
 _BAD_NEWS = (EventKind.SWAP_ROLLED_BACK, EventKind.FORCE_GUARD, EventKind.FAULT, EventKind.RECOVERY_FAILED)
@@ -124,7 +127,7 @@ class ArbiterNode(BaseNode):
         self._door.set_estop(estop)
         if estop:
             self.get_logger().warning(f"e-stop still latched from before the restart: {estop}")
-        self._teleop = Teleop()
+        self._teleops = {device: Teleop() for device in _DEVICES}
         self._observation: Observation | None = None
         self._episode: EpisodeStatus | None = None
         self._pose: Pose | None = None
@@ -164,8 +167,9 @@ class ArbiterNode(BaseNode):
         self.listen(convert.EPISODE, "episode", self._on_episode, qos.latched())
         self.listen(UInt8, "robot_mode", self._on_mode, qos.latched())
         self.listen(convert.ACTION, "action", self._on_action, qos.reliable(10))
-        self.listen(TwistStamped, "spacenav/twist_stamped", self._on_twist, qos.reliable(10))
-        self.listen(Joy, "spacenav/joy", self._on_joy, qos.reliable(10))
+        for device in _DEVICES:
+            self.listen(TwistStamped, f"{device}/twist_stamped", partial(self._on_twist, device), qos.reliable(10))
+            self.listen(Joy, f"{device}/joy", partial(self._on_joy, device), qos.reliable(10))
         self.listen(Header, "heartbeat", self._on_heartbeat, qos.reliable(50))
         self.listen(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.reliable(10))
 
@@ -237,16 +241,18 @@ class ArbiterNode(BaseNode):
         if chunk.policy_id == self._door.selected:
             self._arrived("policy", chunk.observation_stamp_ns)
 
-    def _on_twist(self, msg: TwistStamped) -> None:
+    def _on_twist(self, device: str, msg: TwistStamped) -> None:
         stamp_ns = convert.stamp_from_msg(msg.header.stamp)
         v, w = msg.twist.linear, msg.twist.angular
-        self._teleop.update(self._device_time(stamp_ns), twist=(v.x, v.y, v.z, w.x, w.y, w.z))
-        self._arrived(_TWIST, stamp_ns)
+        self._teleops[device].update(self._device_time(stamp_ns), twist=(v.x, v.y, v.z, w.x, w.y, w.z))
+        if device == _AWAITED:
+            self._arrived(_TWIST, stamp_ns)
 
-    def _on_joy(self, msg: Joy) -> None:
+    def _on_joy(self, device: str, msg: Joy) -> None:
         stamp_ns = convert.stamp_from_msg(msg.header.stamp)
-        self._teleop.update(self._device_time(stamp_ns), buttons=msg.buttons)
-        self._arrived(_JOY, stamp_ns)
+        self._teleops[device].update(self._device_time(stamp_ns), buttons=msg.buttons)
+        if device == _AWAITED:
+            self._arrived(_JOY, stamp_ns)
 
     def _device_time(self, stamp_ns: int) -> int:
         """Arrival on the node clock; in lockstep the stamp, which does not depend on when ``/clock`` is read."""
@@ -307,7 +313,8 @@ class ArbiterNode(BaseNode):
     def _tick(self, now_ns: int) -> None:
         human = None
         if self._pose is not None:
-            human = self._teleop.command(now_ns, self._pose, self._gripper_closed)
+            devices = self._teleops.values()
+            human = foremost([device.command(now_ns, self._pose, self._gripper_closed) for device in devices])
         running = self._episode is not None and self._episode.phase is Phase.RUNNING
         abort = self._recovery.tick(now_ns, running)
         if abort:

@@ -14,11 +14,12 @@ from rclpy.task import Future
 from rldg_interfaces.action import RunEpisodes
 from rldg_interfaces.msg import Episode
 from rldg_interfaces.srv import LabelEpisode, ResetScene
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 
 from rldg_control.episode_flow import EpisodeFlow, Run
 from rldg_control.rendezvous import Rendezvous
 from rldg_control.sight import load_sight
+from rldg_core.events import Event, EventKind
 from rldg_core.frames import Pose
 from rldg_core.judge import Judge
 from rldg_core.types import EpisodeStatus, Observation, Phase
@@ -34,6 +35,7 @@ _NEEDED = ("observer", "arbiter", "cartesian_impedance_controller")
 _HEARTBEAT_TIMEOUT_S = 1.0  # of wall time; heartbeats come every 0.1 s
 _FEEDBACK_EVERY = 10  # observations
 _RESET_TIMEOUT_S = 30.0  # of wall time
+_EVENTS_KEPT = 20  # for late joiners
 
 
 class EpisodeManagerNode(BaseNode):
@@ -85,6 +87,7 @@ class EpisodeManagerNode(BaseNode):
         self._goal: tuple[ServerGoalHandle, Run] | None = None
         self._answering = False
         self._publisher = self.create_publisher(Episode, "episode", qos.latched())
+        self._event = self.create_publisher(String, "event", qos.latched(_EVENTS_KEPT))
         self._reset_client: Client = self.create_client(ResetScene, "reset_scene")
         self.create_service(LabelEpisode, "episode_manager/label", self._on_label)
         self.listen(Header, "heartbeat", self._on_heartbeat, qos.reliable(50))
@@ -226,10 +229,24 @@ class EpisodeManagerNode(BaseNode):
         status = self._judge.status if running else self._judge.ended
         response.success = not refusal
         response.message = refusal or f"{status.episode_id if status else ''}: {request.label}"
-        if response.success and not running and status is not None:
-            self._publisher.publish(convert.EPISODE.pack(status))
+        if response.success and status is not None:
+            self._tell_label(request.label, request.labeller or "operator", status)
+            if not running:
+                self._publisher.publish(convert.EPISODE.pack(status))
         self.get_logger().info(f"label {request.label!r} by {request.labeller!r}: {response.message}")
         return response
+
+    def _tell_label(self, label: str, labeller: str, status: EpisodeStatus) -> None:
+        """The verdict itself follows with the next observation; when it was given counts too."""
+        now_ns = status.stamp_ns if self.lockstep else self.now_ns()
+        event = Event(
+            stamp_ns=now_ns,
+            kind=EventKind.LABELLED,
+            reason=f"{label} by {labeller}",
+            episode_id=status.episode_id,
+            index=status.index,
+        )
+        self._event.publish(String(data=event.yaml()))
 
     def _on_goal(self, request: RunEpisodes.Goal) -> GoalResponse:
         if not self.active:

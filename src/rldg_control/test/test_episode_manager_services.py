@@ -6,8 +6,11 @@ import pytest
 from action_msgs.msg import GoalStatus
 from control_graph import Graph
 from rldg_interfaces.srv import LabelEpisode
+from std_msgs.msg import String
 
+from rldg_core.events import Event, EventKind, parse_event
 from rldg_core.types import Outcome, Phase
+from rldg_ros import qos
 
 
 @pytest.fixture
@@ -47,6 +50,18 @@ def test_labels_end_episodes_until_the_run_succeeds(graph: Graph) -> None:
     ended = [e for e in graph.probe.episodes if e.phase is Phase.ENDED]
     assert [e.episode_id for e in ended] == ["s/0001", "s/0002"]  # once each
     assert [e.reward for e in ended] == [1.0, 0.0] and ended[0].reason == "label by ann"
+
+
+def test_a_label_is_an_event_at_once_and_a_refused_one_is_none(graph: Graph) -> None:
+    events: list[Event] = []
+    graph.probe.create_subscription(String, "event", lambda m: events.append(parse_event(m.data)), qos.latched(20))
+    assert not _label(graph, "success").success
+    graph.run_until_running()
+    assert _label(graph, "success").success
+    assert graph.bench.spin(lambda: events)
+    assert [(event.kind, event.reason, event.episode_id) for event in events] == [
+        (EventKind.LABELLED, "success by ann", "s/0001")
+    ]
 
 
 def test_a_second_run_is_refused_while_one_is_under_way(graph: Graph) -> None:

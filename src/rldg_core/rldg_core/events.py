@@ -24,6 +24,7 @@ class EventKind(enum.StrEnum):
     RECOVERED = "recovered"  # the arm obeys again, and holds
     RESUMED = "resumed"  # whoever drove may drive again
     ABORTED = "aborted"  # the episode is given up
+    LABELLED = "labelled"  # a person's verdict was taken; the episode ends with it at the next observation
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,12 @@ class HumanCommand:
     active: bool = False
     action: Action | None = None
     fault: str = ""
+
+
+def foremost(commands: Iterable[HumanCommand]) -> HumanCommand:
+    """What counts where several devices are there: a fault of any, else the first that is held."""
+    asked = list(commands)
+    return next((c for c in asked if c.fault), None) or next((c for c in asked if c.active), HumanCommand())
 
 
 @dataclass

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from rldg_core.frames import quaternion_from_rpy, rotate
-from rldg_core.teleop import Teleop
+from rldg_core.teleop import HumanCommand, Teleop, foremost
 from rldg_core.testing import TICK_NS, tool_down
+from rldg_core.types import Action
 
 REST = np.zeros(6)
 FORWARD = np.array([0.8, 0.0, 0.0, 0.0, 0.0, 0.0])
@@ -88,3 +89,11 @@ def test_a_device_that_falls_silent_at_rest_is_no_fault():
 def test_a_device_that_sends_nonsense_is_a_fault(twist):
     command = drive(Teleop(), TICK_NS, twist)
     assert not command.active and "expected 6 finite numbers" in command.fault
+
+
+def test_of_two_devices_the_first_that_is_held_counts_and_a_fault_of_either_before_both():
+    off, lost = HumanCommand(), HumanCommand(fault="lost")
+    first, second = (HumanCommand(active=True, action=Action(np.full(6, x))) for x in (0.1, 0.2))
+    assert foremost([off, off]) == off
+    assert foremost([first, second]) is first and foremost([off, second]) is second
+    assert foremost([first, lost]) is lost

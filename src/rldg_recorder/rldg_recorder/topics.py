@@ -53,10 +53,12 @@ def catalogue(task: Task, lockstep: bool, cameras: bool = False) -> tuple[TopicS
         TopicSpec("gripper/command", "std_msgs/msg/Float64", latched=True),
         TopicSpec("robot_mode", "std_msgs/msg/UInt8", latched=True),
         TopicSpec("policy_card", "std_msgs/msg/String", latched=True, shared=True),
-        TopicSpec("event", "std_msgs/msg/String", latched=True),
+        TopicSpec("event", "std_msgs/msg/String", latched=True, shared=True),
         # a device has its own rate, and the scripted operator that of the observations
         TopicSpec("spacenav/twist_stamped", "geometry_msgs/msg/TwistStamped", control_hz),
         TopicSpec("spacenav/joy", "sensor_msgs/msg/Joy", control_hz),
+        TopicSpec("console/twist_stamped", "geometry_msgs/msg/TwistStamped"),  # while somebody holds a key
+        TopicSpec("console/joy", "sensor_msgs/msg/Joy"),
         TopicSpec("fixture_pose", pose),
         TopicSpec("object_pose", pose),
     ]

@@ -133,13 +133,16 @@ class BaseNode(LifecycleNode):
 
     def listen(
         self, kind: type[_M] | Codec[Any, _M], topic: str, handler: Callable[[_M], None], profile: QoSProfile
-    ) -> None:
+    ) -> Any:
         """Subscribe while active. A ``ValueError`` of the handler drops the message and is reported once, by topic.
 
         Given a codec, the handler gets what the codec unpacks.
 
         In lockstep nothing is acknowledged, latched topics excepted: each acknowledgement wakes both sides once more,
         and a cycle that stands still is said again anyway.
+
+        Returns:
+            The subscription, for those who end it before the node does.
         """
 
         codec = kind if isinstance(kind, Codec) else None
@@ -160,7 +163,7 @@ class BaseNode(LifecycleNode):
 
         if self.lockstep and profile.durability is DurabilityPolicy.VOLATILE:
             profile = qos.sensor(profile.depth)
-        self.create_subscription(message_class, topic, on_message, profile, raw=codec is not None)
+        return self.create_subscription(message_class, topic, on_message, profile, raw=codec is not None)
 
     def report(self, check: str, level: bytes, message: str = "", **values: object) -> None:
         """Set the state of a named check; a change of level is logged and published at once."""

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+name = "rldg_console"
+# colcon build --symlink-install runs this file from the build directory, where only links to it lie
+here = Path(__file__).resolve().parent
+nodes = sorted(path.stem for path in (here / name).glob("*_node.py"))
+
+setup(
+    name=name,
+    version="0.1.0",
+    description="The operator console of RLDG: a page that shows a running cell and drives it.",
+    maintainer="RLDG maintainers",
+    maintainer_email="rldg-maintainers@example.org",
+    license="Apache-2.0",
+    packages=find_packages(str(here), include=[name, f"{name}.*"]),
+    package_data={name: ["py.typed", "page/*"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{name}"]),
+        (f"share/{name}", ["package.xml"]),
+    ],
+    entry_points={"console_scripts": [f"{node} = {name}.{node}:main" for node in nodes]},
+    extras_require={"test": ["pytest"]},
+    zip_safe=False,
+)
