@@ -1,4 +1,4 @@
-"""A person at the console of a running cell: looks on, labels, takes the arm and gives it back, stops it and lets it go."""
+"""A person at the console of a running cell: looks on, labels, takes the arm and gives it back, stops it."""
 
 import time
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """Keys to the report of a six-axis device, and whose keys count.
 
 A browser is the device: it says again and again which keys are held, and each time one report goes to the arbiter. So
-the dead-man rule is that of every device (``rldg_core.teleop``): silence while a key is held stops the arm, and no policy
-takes over until the keys were heard at rest.
+the dead-man rule is that of every device (``rldg_core.teleop``): silence while a key is held stops the arm, and no
+policy takes over until the keys were heard at rest.
 """
 
 from __future__ import annotations

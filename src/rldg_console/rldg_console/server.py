@@ -211,6 +211,8 @@ class ConsoleServer:
     def _answer_request(self, _connection: ServerConnection, request: Request) -> Response | None:
         hosts, origins = request.headers.get_all("Host"), request.headers.get_all("Origin")
         path = request.path.partition("?")[0]
+        if request.method != "GET":
+            return _respond(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET")
         why = refusal(path, ",".join(hosts), ",".join(origins) or None, bool(self._token))
         if why:
             return _respond(HTTPStatus.FORBIDDEN, why.encode(), "text/plain")

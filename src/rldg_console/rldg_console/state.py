@@ -98,7 +98,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True, tag="state", tag_field="ty
 
 class _Policy:
     def __init__(self) -> None:
-        self.answered_ns = 0
+        self.answered_ns = -1
         self.heard_s = 0.0
         self.latencies_s: deque[float] = deque(maxlen=_LATENCIES)
 

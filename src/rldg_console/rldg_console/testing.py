@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,7 +34,7 @@ class Browser:
     def __init__(self, url: str, folder: Path, size_px: tuple[int, int] = (1400, 1000)) -> None:
         assert CHROMIUM is not None
         width, height = size_px
-        self._numbers = itertools.count(1)
+        self._numbers, self._stack = itertools.count(1), ExitStack()
         self._process = subprocess.Popen(
             [
                 *(
@@ -59,7 +60,7 @@ class Browser:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             targets = json.loads(opener.open(f"http://127.0.0.1:{port}/json/list", timeout=_ANSWER_S).read())
             page = next(target for target in targets if target["type"] == "page")
-            self._socket = connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None)
+            self._socket = self._stack.enter_context(connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None))
             self.call(
                 "Emulation.setDeviceMetricsOverride",
                 width=width,
@@ -78,7 +79,7 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._socket.close()
+        self._stack.close()
         self._process.terminate()
         try:
             self._process.wait(10.0)

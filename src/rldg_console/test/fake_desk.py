@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -48,19 +49,19 @@ class Console:
     ) -> None:
         self.server.stop()
 
-    def open(self, origin: str | None = "", **options: Any) -> ClientConnection:
+    def open(self, origin: str | None = "") -> AbstractContextManager[ClientConnection]:
         """A websocket, from a page of the console unless another origin is given."""
         origin = f"http://{self.host}" if origin == "" else origin
-        return connect(
-            f"ws://{self.host}{SOCKET}", origin=origin, proxy=None, open_timeout=10, close_timeout=2, **options
-        )
+        uri = f"ws://{self.host}{SOCKET}"
+        return connect(uri, origin=origin, proxy=None, open_timeout=10, close_timeout=2)
 
-    def join(self, token: str = "", **options: Any) -> ClientConnection:
+    @contextmanager
+    def join(self, token: str = "") -> Iterator[ClientConnection]:
         """A websocket that was let in."""
-        socket = self.open(**options)
-        tell(socket, type="hello", token=token)
-        assert hear(socket)["type"] == "welcome"
-        return socket
+        with self.open() as socket:
+            tell(socket, type="hello", token=token)
+            assert hear(socket)["type"] == "welcome"
+            yield socket
 
     def wait(self, done: Callable[[], object], timeout_s: float = 10.0) -> bool:
         end_s = time.monotonic() + timeout_s

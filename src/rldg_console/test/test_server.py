@@ -53,8 +53,8 @@ def test_another_name_that_points_at_the_console_is_refused(console: Console) ->
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:1", "null", None])
 def test_a_page_of_somebody_else_cannot_open_the_socket(console: Console, origin: str | None) -> None:
-    with pytest.raises(InvalidStatus) as refused:
-        console.open(origin=origin)
+    with pytest.raises(InvalidStatus) as refused, console.open(origin=origin):
+        pass
     assert refused.value.response.status_code == 403
 
 
@@ -178,10 +178,10 @@ def test_held_keys_become_reports_and_hands_off_does_too(console: Console) -> No
 
 def test_a_browser_that_is_gone_is_not_spoken_for(console: Console) -> None:
     """The device is silent then, which is what the arbiter stops the arm for."""
-    socket = console.join()
-    tell(socket, type="keys", motions=["up"])
-    assert console.wait(lambda: len(console.driven) == 1)
-    socket.socket.close()
+    with console.join() as socket:
+        tell(socket, type="keys", motions=["up"])
+        assert console.wait(lambda: len(console.driven) == 1)
+        socket.socket.close()
     assert console.wait(lambda: console.server.viewers == 0)
     time.sleep(0.3)
     assert len(console.driven) == 1
@@ -223,11 +223,12 @@ def test_a_port_that_is_taken_is_an_error_and_leaves_no_thread(console: Console)
 
 
 def test_stopping_closes_every_connection_and_frees_the_port() -> None:
-    with Console() as console:
-        socket, port = console.join(), console.server.port
-    with pytest.raises(ConnectionClosed):
-        socket.recv(timeout=10)
-    with Console(port=port):
+    console = Console()
+    with console.join() as socket:
+        console.server.stop()
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=10)
+    with Console(port=console.server.port):
         pass
 
 
