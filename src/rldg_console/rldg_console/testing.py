@@ -68,7 +68,7 @@ class Browser:
                 deviceScaleFactor=1,
                 mobile=width < 600,
             )
-            self.call("Page.navigate", url=url)
+            self.open(url)
         except BaseException:
             self._process.kill()
             raise
@@ -86,6 +86,11 @@ class Browser:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def open(self, url: str) -> None:
+        """Go to a page and wait until it is there."""
+        self.call("Page.navigate", url=url)
+        self.wait_for(f"document.readyState === 'complete' && location.href.startsWith({url!r})")
 
     def kill(self) -> None:
         """As a crash or a cut cable would: nobody says goodbye."""

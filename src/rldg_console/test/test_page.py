@@ -201,7 +201,7 @@ def test_nothing_breaks_the_rules_of_the_page(console: Console, tmp_path: Path) 
             " addEventListener(kind, event => window.wrong.push(kind + ' ' + (event.message ?? event.blockedURI)));"
         )
         browser.call("Page.addScriptToEvaluateOnNewDocument", source=watch)
-        browser.call("Page.navigate", url=f"http://{own.host}/")
+        browser.open(f"http://{own.host}/")
         browser.wait_for("document.title.startsWith('usb_insertion')")
         put(own.board, cell())
         own.board.put_text("events", json.dumps([msgspec.to_builtins(Entry(1.0, "bad", "x"))]))
