@@ -42,8 +42,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("console")
     arguments = {"policy": "scripted", "console": "true", "console_port": "0", "task": "usb_insertion"}
     with running_cell(folder / "cell", **arguments) as (launch, runner):
-        launch.wait_for_line("console: http://", 30.0)
-        url = next(line.partition("console: ")[2] for line in launch.lines if "console: http://" in line)
+        at = launch.wait_for_line("console: http://", 30.0)
+        url = launch.lines[at].partition("console: ")[2].strip()
         steps: list[tuple[Source, str]] = []
         missed: dict[str, int] = {}
 
@@ -59,7 +59,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
         runner.listen(Step, "step", on_step, qos.reliable(50))
         runner.listen(DiagnosticArray, "/diagnostics", on_diagnostics, qos.reliable(20))
-        with Browser(url.strip(), folder / "profile") as browser:
+        with Browser(url, folder / "profile") as browser:
             desk = Desk(runner, browser, steps, missed)
             desk.see("document.body.dataset.link === 'up'")
             yield desk

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from geometry_msgs.msg import TwistStamped
 from rclpy.action import ActionClient
 from rclpy.client import Client
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 from rldg_interfaces.action import RunEpisodes
 from rldg_interfaces.srv import LabelEpisode, SelectPolicy
@@ -45,7 +47,8 @@ from rldg_ros.main import run
 
 TOKEN = "RLDG_CONSOLE_TOKEN"
 _LABELLER = "console"
-_SOONEST_S = 0.04  # between two states that are shown
+_SOONEST_S = 0.08  # between two states that are shown
+_SILENT_S = 0.2  # without a step, the state is shown all the same
 _LEVELS: dict[bytes, Level] = {DiagnosticStatus.OK: "info", DiagnosticStatus.WARN: "warn"}
 
 Answer = Callable[[bool, str], None]
@@ -75,7 +78,7 @@ class ConsoleNode(BaseNode):
         self._told = -1  # entries of the log that were shown
         self._showed_s = 0.0
         self._starts: deque[tuple[Start, Answer]] = deque()
-        self._cameras: list[object] = []
+        self._cameras: list[Subscription] = []
         self._pictures_before: dict[str, int] = {}
         self._twist = self.create_publisher(TwistStamped, "console/twist_stamped", qos.reliable(10))
         self._joy = self.create_publisher(Joy, "console/joy", qos.reliable(10))
@@ -130,14 +133,15 @@ class ConsoleNode(BaseNode):
             for subscription in self._cameras:
                 self.destroy_subscription(subscription)
             self._cameras.clear()
-        self._show()
+        if time.monotonic() - self._showed_s > _SILENT_S:
+            self._show()
 
     def on_diagnose(self) -> None:
         assert self._server is not None
         shown, before = dict(self._server.shown), self._pictures_before
-        rates = {f"{camera}_shown_hz": shown[camera] - before.get(camera, 0) for camera in CAMERAS}
+        scene_hz, wrist_hz = (shown[camera] - before.get(camera, 0) for camera in CAMERAS)
         self._pictures_before = shown
-        self.report("viewers", OK, viewers=self._server.viewers, **rates)
+        self.report("viewers", OK, viewers=self._server.viewers, scene_hz=scene_hz, wrist_hz=wrist_hz)
 
     # what the cell says
 
@@ -214,7 +218,8 @@ class ConsoleNode(BaseNode):
 
         def on_goal(future: Future) -> None:
             try:
-                accepted = future.result().accepted
+                goal: Any = future.result()
+                accepted = goal.accepted
             except Exception as error:
                 answer(False, str(error))
                 return
@@ -227,7 +232,7 @@ class ConsoleNode(BaseNode):
 
 def _answer(future: Future, answer: Answer) -> None:
     try:
-        response = future.result()
+        response: Any = future.result()
     except Exception as error:
         answer(False, str(error))
         return
