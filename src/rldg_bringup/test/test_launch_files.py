@@ -138,6 +138,20 @@ def test_a_policy_may_drive_from_the_start_and_the_scripted_operator_then_keeps_
     assert parameters(beside["scripted_operator"])["drive"] is False
 
 
+@pytest.mark.parametrize("lockstep", ["true", "false"])
+def test_a_console_is_started_where_asked_for_and_nobody_waits_for_it(lockstep: str) -> None:
+    nodes = cell("usb_insertion", console="true", console_port="9000", lockstep=lockstep, namespace="left")
+    assert set(nodes) == {*CONTROL, "scripted_operator", "console"}
+    given = parameters(nodes["console"])
+    assert (given["port"], given["address"], given["task"]) == (9000, "127.0.0.1", "usb_insertion")
+    assert "console" not in parameters(nodes["lifecycle_manager"])["node_names"]  # type: ignore[operator]
+    assert "__ns:=/left" in nodes["console"].arguments and nodes["console"].respawn
+
+
+def test_a_console_joins_a_running_cell() -> None:
+    assert set(cell("console", namespace="left")) == {"console"}
+
+
 @pytest.mark.parametrize("kind", ["openvla", "octo"])
 def test_a_generalist_joins_a_running_cell_with_its_own_manager_and_is_let_drive(kind: str) -> None:
     nodes = cell(f"policy_{kind}", checkpoint="my checkpoint", policy_id="student", instruction="don't wait")

@@ -224,14 +224,14 @@ class EpisodeManagerNode(BaseNode):
         if not self.active:
             response.message = "the episode manager is not active"
             return response
-        running = self._judge.status.phase is Phase.RUNNING
+        running, ended = self._judge.status.phase is Phase.RUNNING, self._judge.ended
         refusal = self._judge.label(request.label, request.labeller or "operator")
         status = self._judge.status if running else self._judge.ended
         response.success = not refusal
         response.message = refusal or f"{status.episode_id if status else ''}: {request.label}"
         if response.success and status is not None:
             self._tell_label(request.label, request.labeller or "operator", status)
-            if not running:
+            if self._judge.ended is not ended:
                 self._publisher.publish(convert.EPISODE.pack(status))
         self.get_logger().info(f"label {request.label!r} by {request.labeller!r}: {response.message}")
         return response

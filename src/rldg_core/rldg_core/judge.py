@@ -136,6 +136,7 @@ class Judge:
         self._number = 0
         self._label: tuple[Outcome, str] | None = None
         self._ended: EpisodeStatus | None = None
+        self._unlabelled: EpisodeStatus | None = None  # the verdict on the last episode without its last label
 
     @property
     def ended(self) -> EpisodeStatus | None:
@@ -191,27 +192,36 @@ class Judge:
 
     def label(self, label: str, labeller: str = "operator") -> str:
         """An operator's verdict: ends the running episode at the next observation, or changes the outcome of the
-        last one.
+        last one. ``undo`` takes a label back until the next episode runs; one that has ended an episode is then
+        replaced by aborted.
 
         Returns:
             "" if it was taken, else why not.
         """
         if label == "undo":
-            if self._label is None:
-                return "nothing to undo"
-            self._label = None
-            return ""
+            return self._undo()
         if label not in LABELS:
             return f"label {label!r} is not one of {', '.join((*LABELS, 'undo'))}"
         if self._status.phase is Phase.RUNNING:
             self._label = (LABELS[label], f"label by {labeller}")
         elif self._ended is not None:
-            now = self._status
-            self._status = self._ended
+            now, before = self._status, self._ended
+            self._status = before
             self._finish(now.stamp_ns, LABELS[label], f"relabelled by {labeller}")
+            self._unlabelled = before
             self._status = self._status if now.phase is Phase.ENDED else now
         else:
             return "no episode to label yet"
+        return ""
+
+    def _undo(self) -> str:
+        if self._label is not None:
+            self._label = None
+        elif self._unlabelled is not None and self._status.phase is not Phase.RUNNING:
+            self._ended, self._unlabelled = replace(self._unlabelled, stamp_ns=self._status.stamp_ns), None
+            self._status = self._ended if self._status.phase is Phase.ENDED else self._status
+        else:
+            return "nothing to undo"
         return ""
 
     def abort(self, reason: str) -> None:
@@ -230,8 +240,11 @@ class Judge:
         if self._status.phase not in (Phase.RUNNING, Phase.RESETTING):
             self._status = replace(self._status, stamp_ns=stamp_ns, reward=0.0)
         elif self._label is not None:
-            self._finish(stamp_ns, *self._label)
+            outcome, why = self._label
+            self._finish(stamp_ns, outcome, why)
             self._label = None
+            if outcome is not Outcome.ABORTED:
+                self._unlabelled = replace(self._status, outcome=Outcome.ABORTED, reason="label undone", reward=0.0)
         elif self._status.phase is Phase.RESETTING or observation.episode_id != self._status.episode_id:
             self._status = replace(self._status, stamp_ns=stamp_ns)
         else:
@@ -257,4 +270,4 @@ class Judge:
             reason=reason,
             reward=1.0 if outcome is Outcome.SUCCESS else 0.0,
         )
-        self._ended = self._status
+        self._ended, self._unlabelled = self._status, None

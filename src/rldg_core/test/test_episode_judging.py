@@ -102,6 +102,34 @@ def test_a_label_can_be_undone_before_it_takes_effect(task):
     assert judge.label("undo") == "nothing to undo"
 
 
+def test_undoing_the_label_that_ended_an_episode_leaves_it_aborted(task):
+    judge = started(task)
+    judge.label("success")
+    watch(judge, 1, tool_down())
+    judge.begin("", seed=4)
+    assert judge.label("undo") == ""
+    assert (judge.ended.episode_id, judge.ended.outcome, judge.ended.reward) == ("s/0001", Outcome.ABORTED, 0.0)
+    assert (judge.status.phase, judge.status.episode_id) == (Phase.RESETTING, "s/0002")
+    assert judge.label("undo") == "nothing to undo"
+
+
+def test_undoing_a_new_label_brings_the_old_verdict_back(task):
+    judge = started(task)
+    watch(judge, 1, tool_down(z=0.1))
+    judge.label("failure")
+    assert judge.label("undo") == ""
+    assert (judge.status.outcome, judge.status.reward) == (Outcome.SUCCESS, 1.0) and judge.ended == judge.status
+
+
+def test_while_the_next_episode_runs_the_last_one_keeps_its_label(task):
+    judge = started(task)
+    judge.label("success")
+    watch(judge, 1, tool_down())
+    judge.begin("", seed=4)
+    judge.start(make_observation(0, tool_down(), episode_id=""))
+    assert judge.label("undo") == "nothing to undo" and judge.ended.outcome is Outcome.SUCCESS
+
+
 def test_the_last_episode_can_be_relabelled_after_the_fact(task):
     judge = started(task)
     watch(judge, 1, tool_down(z=0.1))
