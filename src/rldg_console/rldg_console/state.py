@@ -134,14 +134,13 @@ class CellState:
         before, self._step, self._stepped_s = self._step, step, now_s
         if before is None or step.episode_id != before.episode_id:
             self._steps = self._by_hand = 0
-        human = step.source is Source.HUMAN
         self._steps += 1
-        self._by_hand += human
-        if human and self._taken_ns is None:
+        self._by_hand += step.source is Source.HUMAN
+        if step.source is Source.HUMAN and self._taken_ns is None:
             self._taken_ns = step.stamp_ns
             whom = f" from {step.policy_id}" if step.policy_id and step.episode_id else ""
             self._tell(step.stamp_ns, "info", f"a person takes over{whom}")
-        elif not human and self._taken_ns is not None:
+        elif step.human_action is None and self._taken_ns is not None:  # a hold in between is no letting go
             lasted_s = (step.stamp_ns - self._taken_ns) * 1e-9
             self._taken_ns = None
             self._tell(step.stamp_ns, "info", f"the person let go after {lasted_s:.1f} s")

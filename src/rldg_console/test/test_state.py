@@ -94,11 +94,13 @@ def test_a_new_verdict_on_the_last_episode_does_not_end_the_one_that_runs() -> N
 
 def test_an_intervention_is_told_when_it_begins_and_ends() -> None:
     state = CellState(TASK)
-    sources = [Source.POLICY, Source.HUMAN, Source.HUMAN, Source.HUMAN, Source.POLICY]
+    sources = [Source.POLICY, Source.HUMAN, Source.HOLD, Source.HUMAN, Source.HUMAN]
     for n, source in enumerate(sources):
-        state.on_step(step(n, source=source, policy_id="octo", episode_id="s/0001"), float(n))
-    assert lines(state) == ["a person takes over from octo", "the person let go after 0.3 s"]
-    assert state.view(0, 5.0).intervened == pytest.approx(0.6)
+        hands = REST if source is not Source.POLICY else None
+        state.on_step(step(n, source=source, policy_id="octo", episode_id="s/0001", human_action=hands), float(n))
+    state.on_step(step(5, source=Source.POLICY, policy_id="octo", episode_id="s/0001"), 5.0)
+    assert lines(state) == ["a person takes over from octo", "the person let go after 0.4 s"]
+    assert state.view(0, 5.0).intervened == pytest.approx(0.5)
 
 
 def test_a_policy_is_shown_with_its_age_its_latency_and_its_card() -> None:

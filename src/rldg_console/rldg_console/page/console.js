@@ -229,7 +229,8 @@ function success(value) {
   }
 }
 
-function troubles(list) {
+function troubles(all) {
+  const list = all.filter(({name}) => name !== "arbiter: arm");  // that is the reason beside who drives
   byId("troubles").hidden = !list.length;
   chips(byId("troubles"), list.slice(0, 4).map(({name, text}) => `${name}: ${text}`), "span");
 }
