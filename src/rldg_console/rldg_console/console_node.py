@@ -108,8 +108,9 @@ class ConsoleNode(BaseNode):
         except ValueError as error:
             raise ValueError(f"parameter address: {error}; set it in ${TOKEN}") from None
         except OSError as error:
+            why = os.strerror(error.errno).lower() if error.errno else str(error)
             raise OSError(
-                f"parameter port: {self._port} of {self._address} cannot be had: {error.strerror or error}; "
+                f"parameter port: {self._port} of {self._address} cannot be had: {why}; "
                 "choose another (console_port:=...)"
             ) from None
         self.get_logger().info(

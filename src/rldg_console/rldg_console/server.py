@@ -57,7 +57,7 @@ _ANSWER_S = 3.0
 _ASKED_AT_ONCE = 4  # commands of one browser that wait for their answers
 _MAX_RATE_HZ = 200  # messages of one browser; a page sends fewer than 70
 _PING_S = 5.0
-_START_S = 5.0
+_START_S = 20.0
 _WRONG_TOKEN, _TOO_MUCH = 4401, 1008  # close codes; the page asks for a token after the first
 
 
