@@ -101,6 +101,7 @@ class ConsoleNode(BaseNode):
             scenes=[scene.name for scene in self.task.scenes],
             grasps=self.task.control.gripper is not GripperUse.FIXED,
             force_limit_n=self.task.safety.max_force_n,
+            lockstep=self.lockstep,
         )
         token = os.environ.get(TOKEN, "")
         try:

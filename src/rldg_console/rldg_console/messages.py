@@ -105,6 +105,7 @@ class Welcome(_Said, frozen=True, tag="welcome"):
     scenes: list[str]
     grasps: bool
     force_limit_n: float
+    lockstep: bool = False
 
 
 _DECODER: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-_START_S, _ANSWER_S = 30.0, 30.0
+_START_S, _ANSWER_S = 60.0, 60.0
 
 
 class Browser:
@@ -90,7 +90,7 @@ class Browser:
     def open(self, url: str) -> None:
         """Go to a page and wait until it is there."""
         self.call("Page.navigate", url=url)
-        self.wait_for(f"document.readyState === 'complete' && location.href.startsWith({url!r})")
+        self.wait_for(f"document.readyState === 'complete' && location.href.startsWith({url!r})", _START_S)
 
     def kill(self) -> None:
         """As a crash or a cut cable would: nobody says goodbye."""
@@ -115,7 +115,7 @@ class Browser:
             raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, timeout_s: float = 20.0) -> None:
+    def wait_for(self, expression: str, timeout_s: float = 40.0) -> None:
         """Wait until an expression is true. Raises TimeoutError."""
         end_s = time.monotonic() + timeout_s
         while not self.js(f"Boolean({expression})"):

@@ -130,9 +130,14 @@ def test_episodes_can_be_started_when_none_runs(console: Console, browser: Brows
     state.on_episode(EpisodeStatus(2 * TICK_NS))
     put(console.board, state)
     browser.wait_for("!document.getElementById('start').disabled")
+    assert browser.js("document.getElementById('seed').value") == "5"  # the one after the last
+    browser.js("document.getElementById('seed').value = 2")
+    put(console.board, state)
+    time.sleep(0.2)
     browser.click("#start")
     assert console.wait(lambda: console.asked)
-    assert isinstance(console.asked[0], Start) and console.asked[0].count == 10
+    assert isinstance(console.asked[0], Start)
+    assert (console.asked[0].count, console.asked[0].seed) == (10, 2)
     put(console.board, cell())
     browser.wait_for("document.getElementById('start').disabled")
 

@@ -10,6 +10,7 @@ const body = document.body;
 let socket = null;
 let welcome = null;
 let state = null;
+let lastEpisode = "";
 let nextId = 1;
 const waiting = new Map();                       // commands without an answer yet: id -> {what, at}
 const counts = {scene: 0, wrist: 0};             // pictures shown
@@ -104,6 +105,7 @@ function greet(message) {
   byId("instruction").textContent = message.instruction;
   byId("scenes").replaceChildren(...message.scenes.map(name => new Option(name)));
   byId("scene_label").hidden = message.scenes.length < 2;
+  byId("drive").disabled = message.lockstep;
   for (const button of document.querySelectorAll('[data-motion="open"], [data-motion="close"]')) button.disabled = !message.grasps;
 }
 
@@ -141,11 +143,10 @@ function show(view) {
   byId("start").disabled = !idle || silent;
   byId("stop").disabled = idle;
   byId("reset").disabled = !running;
-  if (view.episode_id && document.activeElement !== byId("seed") && view.seed >= Number(byId("seed").value)) {
-    byId("seed").value = view.seed + 1;
-  }
+  if (view.episode_id && view.episode_id !== lastEpisode) byId("seed").value = view.seed + 1;
+  lastEpisode = view.episode_id || lastEpisode;
   const others = view.keys !== null && !holding;
-  text("keys_note", others ? "Somebody else holds the keys."
+  text("keys_note", welcome.lockstep ? "In lockstep the simulation does not wait for hands." : others ? "Somebody else holds the keys."
     : view.reason.startsWith("operator device") ? "The keys fell silent while one was held: press one and let go of it."
     : "Switched on, held keys move the arm; let go, and it has its policy back after 0.4 s.");
   policies(view);
@@ -329,6 +330,7 @@ function release() {
 }
 
 function switchKeys(on) {
+  on &&= !welcome?.lockstep;
   if (!on) release();
   driving = on;
   byId("drive").checked = on;
