@@ -80,8 +80,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     views: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1  # random crops of every image that are encoded and stored
 
     # the network of encoder pixels_sim, trained before anything else
-    pretrain_frames: Annotated[int, msgspec.Meta(ge=128, le=1_000_000)] = 6000
-    pretrain_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+    pretrain_frames: Annotated[int, msgspec.Meta(ge=128, le=1_000_000)] = 16_000
+    pretrain_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 8
 
     warmup_steps: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 100  # before the first update
     replay_capacity: Annotated[int, msgspec.Meta(ge=1, le=5_000_000)] = 200_000  # online, and as many demonstrations

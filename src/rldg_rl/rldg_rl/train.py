@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -171,7 +172,8 @@ def make_encoder(task: Task, config: TrainingConfig, seed: int, on_event: OnEven
         return encoder
     from rldg_rl import pretrain
 
-    frames = pretrain.collect(task, config.pretrain_frames, scene_seed(seed, Purpose.FRAMES, 0))
+    jobs = len(os.sched_getaffinity(0))
+    frames = pretrain.collect(task, config.pretrain_frames, scene_seed(seed, Purpose.FRAMES, 0), jobs)
     trained = pretrain.fit(
         frames, seed, config.pretrain_epochs, lambda n, x: on_event(Pretraining(n, config.pretrain_epochs, x))
     )
