@@ -8,6 +8,7 @@ those of HIL-SERL where it gives a number, and the comment says so where it does
 from __future__ import annotations
 
 import enum
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -91,8 +92,14 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     evaluate_every_steps: Count = 1000
     evaluation_episodes: Count = 20  # of a policy that may be kept; as many of the best as stop_trials
     checkpoint_every_steps: Count = 1000
-    stop_trials: Count = 300  # autonomous episodes that end the training: at most one of 200 may fail, none of 20
+    stop_trials: Count = 300  # autonomous episodes that end the training
+    stop_failures: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.005  # share of them that may fail: 1 of 300
     final_trials: Count = 100
+
+    @property
+    def allowed_failures(self) -> int:
+        """Of the episodes that end the training."""
+        return math.floor(self.stop_failures * self.stop_trials)
 
 
 def preset_names() -> list[str]:
