@@ -8,6 +8,7 @@ those of HIL-SERL where it gives a number, and the comment says so where it does
 from __future__ import annotations
 
 import enum
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -80,8 +81,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     views: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1  # random crops of every image that are encoded and stored
 
     # the network of encoder pixels_sim, trained before anything else
-    pretrain_frames: Annotated[int, msgspec.Meta(ge=128, le=1_000_000)] = 6000
-    pretrain_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+    pretrain_frames: Annotated[int, msgspec.Meta(ge=128, le=1_000_000)] = 16_000
+    pretrain_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 8
 
     warmup_steps: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 100  # before the first update
     replay_capacity: Annotated[int, msgspec.Meta(ge=1, le=5_000_000)] = 200_000  # online, and as many demonstrations
@@ -91,8 +92,14 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     evaluate_every_steps: Count = 1000
     evaluation_episodes: Count = 20  # of a policy that may be kept; as many of the best as stop_trials
     checkpoint_every_steps: Count = 1000
-    stop_trials: Count = 300  # autonomous episodes that end the training: at most one of 200 may fail, none of 20
+    stop_trials: Count = 300  # autonomous episodes that end the training
+    stop_failures: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.005  # share of them that may fail: 1 of 300
     final_trials: Count = 100
+
+    @property
+    def allowed_failures(self) -> int:
+        """Of the episodes that end the training."""
+        return math.floor(self.stop_failures * self.stop_trials)
 
 
 def preset_names() -> list[str]:

@@ -27,13 +27,14 @@ class Examination:
     Attributes:
         folder: checkpoint; it must stay as it is until the result is there.
         first_seed: of the start states, which are numbered on from it.
-        first, total, best: see :func:`rldg_rl.selection.examine`.
+        first, total, allowed, best: see :func:`rldg_rl.selection.examine`.
     """
 
     folder: Path
     first_seed: int
     first: int
     total: int
+    allowed: int = 0
     best: float = 0.0
 
 
@@ -121,4 +122,4 @@ def _examine(task: Task, wanted: Examination, loops: dict[bool, Loop]) -> Evalua
         seeds = range(wanted.first_seed + number, wanted.first_seed + number + count)
         return [play(loops[with_images], encoder, specialist.choose, seed, segment=segment) for seed in seeds]
 
-    return examine(some, wanted.first, wanted.total, wanted.best)
+    return examine(some, wanted.first, wanted.total, wanted.allowed, wanted.best)

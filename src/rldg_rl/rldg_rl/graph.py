@@ -236,7 +236,7 @@ class GraphTraining:
         found = self._evaluate(
             "check", weights, Purpose.CHECKS, first, config.evaluation_episodes, config.stop_trials, best
         )
-        converged = passes(found, config.stop_trials)
+        converged = passes(found, config.stop_trials, config.allowed_failures)
         if converged or self._best is None or standing(found) > standing(self._best):
             self._best, self._kept = found, (weights, env_steps)
             self._save(found)
@@ -248,7 +248,14 @@ class GraphTraining:
         """Episodes that a checkpoint plays alone. The learner learns from them too."""
         env_steps = self._env_steps
         self._cell.serve(keep(self._task, self._run, self._run / "candidate", weights, self._seed, env_steps))
-        evaluation = examine(lambda n, k: self._play(purpose, number + n, k), first, total, best, at_once=first)
+        evaluation = examine(
+            lambda n, k: self._play(purpose, number + n, k),
+            first,
+            total,
+            self._config.allowed_failures,
+            best,
+            at_once=first,
+        )
         self._cell.serve(None)
         self._board.add_scalar(f"evaluation/{name}", evaluation.successes / evaluation.trials, env_steps)
         self._on_event(Evaluated(name, env_steps, evaluation))

@@ -24,6 +24,7 @@ from rldg_core.images import square
 from rldg_core.task import GripperUse, Task
 from rldg_core.teleop import HumanCommand, Teleop
 from rldg_core.types import Action, Phase
+from rldg_recorder.executors import make_executor
 from rldg_rl.encoders import StateEncoder
 from rldg_rl.features import COARSE_M, COARSE_RAD, FINE_M, RELATION_SIZE
 from rldg_sim.cell import Cell
@@ -34,8 +35,9 @@ Images = npt.NDArray[np.uint8]
 
 IMAGE_PX, VIEW_PX = 128, 64
 EMBEDDING = 32
-_BATCH, _LEARNING_RATE = 128, 2e-3
+_BATCH, _LEARNING_RATE = 64, 4e-3
 _WEIGHT = np.repeat([1.0, 3.0], RELATION_SIZE // 2).astype(np.float32)  # the fine half of a relation decides
+_PART = 1000
 _RANDOM, _SPELL = 0.35, (2, 9)  # share of random motion, and the ticks that one kind of motion lasts
 
 
@@ -116,7 +118,16 @@ class Pretrained:
     cpu_s: float
 
 
-def collect(task: Task, count: int, seed: int) -> Frames:
+@dataclass(frozen=True)
+class _Part:
+    """What a process collects at a time."""
+
+    task: Task
+    count: int
+    seed: tuple[int, int]
+
+
+def collect(task: Task, count: int, seed: int, jobs: int = 1) -> Frames:
     """Images along expert motion, noisy to all degrees, and random motion, in spells of a few ticks.
 
     Nobody grasps or carries anything on such a way: where there is an object, every other episode is nearly
@@ -124,10 +135,27 @@ def collect(task: Task, count: int, seed: int) -> Frames:
 
     Args:
         count: how many.
+        jobs: processes that collect them; the same seed gives the same images whatever their number.
+
+    Raises:
+        RuntimeError: a process failed.
     """
+    sizes = [min(_PART, count - begin) for begin in range(0, count, _PART)]
+    parts = [_Part(task, size, (seed, number)) for number, size in enumerate(sizes)]
+    executor = make_executor("processes" if min(jobs, len(parts)) > 1 else "serial", min(jobs, len(parts)))
+    found = list(executor.map_in_order(_collect, parts))
+    return Frames(
+        np.concatenate([part.views for part in found]),
+        np.concatenate([part.relations for part in found]),
+        np.concatenate([part.episode + number * _PART for number, part in enumerate(found)]),
+    )
+
+
+def _collect(part: _Part) -> Frames:
+    task, count = part.task, part.count
     cell = Cell(task)
     loop, truth_of = Loop(task, cell), StateEncoder(task)
-    rng = np.random.default_rng([seed, 0xCA3])
+    rng = np.random.default_rng([*part.seed, 0xCA3])
     with_gripper, with_object = task.control.gripper is GripperUse.BINARY, task.object is not None
     seen, relations, episodes = [], [], []
     number = 0

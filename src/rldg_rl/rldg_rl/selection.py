@@ -10,7 +10,6 @@ import numpy as np
 from rldg_rl.policy import Evaluation
 from rldg_rl.rollout import Episode
 
-ALLOWED_FAILURES = 0.005  # share of the episodes of the stop rule
 _WORTH_CONFIRMING = 0.9  # a policy of which less is to be expected gets no more than the first episodes
 
 Play = Callable[[int, int], list[Episode]]
@@ -24,10 +23,11 @@ def summary(played: list[Episode]) -> Evaluation:
     return Evaluation(successes=len(lengths), trials=len(played), mean_steps=mean)
 
 
-def examine(play: Play, first: int, total: int, best: float, at_once: int = 1) -> Evaluation:
+def examine(play: Play, first: int, total: int, allowed: int, best: float, at_once: int = 1) -> Evaluation:
     """Autonomous episodes of one policy: ``first`` of them, then up to ``total`` while it may still be the best.
 
     Args:
+        allowed: how many may fail without a look at what is to be expected.
         best: :func:`expected` of the best policy so far, 0 if there is none.
         at_once: how many episodes to ask for at a time after the first ones.
     """
@@ -35,20 +35,15 @@ def examine(play: Play, first: int, total: int, best: float, at_once: int = 1) -
     while len(played) < total:
         found = summary(played)
         failures = found.trials - found.successes
-        if failures > allowed_failures(total) and expected(found) < max(best, _WORTH_CONFIRMING):
+        if failures > allowed and expected(found) < max(best, _WORTH_CONFIRMING):
             break
         played += play(len(played), min(at_once, total - len(played)))
     return summary(played)
 
 
-def allowed_failures(total: int) -> int:
-    """Of the episodes of a stop rule: 1 of 200, none of 20."""
-    return math.floor(ALLOWED_FAILURES * total)
-
-
-def passes(evaluation: Evaluation, total: int) -> bool:
+def passes(evaluation: Evaluation, total: int, allowed: int) -> bool:
     """Whether a policy was examined to the end and may end the training."""
-    return evaluation.trials >= total and evaluation.trials - evaluation.successes <= allowed_failures(total)
+    return evaluation.trials >= total and evaluation.trials - evaluation.successes <= allowed
 
 
 def expected(evaluation: Evaluation) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -171,7 +172,8 @@ def make_encoder(task: Task, config: TrainingConfig, seed: int, on_event: OnEven
         return encoder
     from rldg_rl import pretrain
 
-    frames = pretrain.collect(task, config.pretrain_frames, scene_seed(seed, Purpose.FRAMES, 0))
+    jobs = len(os.sched_getaffinity(0))
+    frames = pretrain.collect(task, config.pretrain_frames, scene_seed(seed, Purpose.FRAMES, 0), jobs)
     trained = pretrain.fit(
         frames, seed, config.pretrain_epochs, lambda n, x: on_event(Pretraining(n, config.pretrain_epochs, x))
     )
@@ -336,7 +338,9 @@ class _Run:
         first = scene_seed(self._seed, Purpose.CHECKS, self._env_steps // config.evaluate_every_steps * 1000)
         best = expected(self._kept[1]) if self._kept else 0.0
         folder = self._save(self._run_dir / "candidate", weights, self._env_steps)
-        self._examiner.begin(Examination(folder, first, config.evaluation_episodes, config.stop_trials, best))
+        self._examiner.begin(
+            Examination(folder, first, config.evaluation_episodes, config.stop_trials, config.allowed_failures, best)
+        )
         self._candidate = _Candidate(weights, self._env_steps, self._episodes, self._helped)
 
     def _judge(self) -> bool:
@@ -344,7 +348,7 @@ class _Run:
         candidate, self._candidate = self._candidate, None
         assert candidate is not None
         found = self._evaluated("check", candidate.env_steps)
-        converged = passes(found, self._config.stop_trials)
+        converged = passes(found, self._config.stop_trials, self._config.allowed_failures)
         if converged or self._kept is None or standing(found) > standing(self._kept[1]):
             self._kept = candidate, found
             self._save(self._folder, candidate.weights, candidate.env_steps)

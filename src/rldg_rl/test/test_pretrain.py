@@ -46,6 +46,16 @@ def test_the_same_seed_collects_the_same_frames(frames: pretrain.Frames) -> None
     np.testing.assert_array_equal(again.relations, frames.relations[:40])
 
 
+def test_any_number_of_processes_collects_the_same_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain, "_PART", 20)
+    alone, together = pretrain.collect(TASK, 50, 1), pretrain.collect(TASK, 50, 1, jobs=2)
+    np.testing.assert_array_equal(alone.views, together.views)
+    np.testing.assert_array_equal(alone.relations, together.relations)
+    np.testing.assert_array_equal(alone.episode, together.episode)
+    assert len(alone.views) == 50 and len(set(alone.episode)) == 3  # an episode is not in two parts
+    assert not np.array_equal(alone.views[:10], alone.views[20:30])
+
+
 def test_frames_come_from_far_and_near(frames: pretrain.Frames) -> None:
     lateral = np.abs(frames.relations[:, :2]).max(axis=1)
     assert lateral.min() < 0.1 and lateral.max() > 0.3
