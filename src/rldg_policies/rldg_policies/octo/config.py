@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import msgspec
 
-Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+from rldg_policies.patch_stem import PatchStem, Size
+
 SlotName = Annotated[str, msgspec.Meta(pattern="^(primary|wrist)$")]
 SIZES_PX: dict[str, int] = {"primary": 256, "wrist": 128}  # of the released models
+PATCH_PX = 16
 MAX_ACTION = 5.0  # normalised actions are clipped to this
 
 
@@ -25,7 +26,7 @@ class ImageSlot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def tokens(self) -> int:
-        return (self.size_px // 16) ** 2
+        return (self.size_px // PATCH_PX) ** 2
 
 
 class T5(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="t5"):
@@ -69,29 +70,6 @@ class Diffusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     clip_denoised: bool = False
 
 
-class PatchStem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A stem whose convolutions do not overlap, so that each is one product of matrices: a CPU trains it ten times as
-    fast as the released one.
-
-    Attributes:
-        sides: of the patches that become one, stage by stage; their product is 16.
-        widths: channels after each stage.
-        tokens: what all patches together are summed up in, with weights for each place; 0: a token for each patch.
-            A camera on a wrist looks from one place only, so that weights for places learn where something is from
-            fewer images than attention needs, and a transformer of few tokens costs next to nothing.
-        token_width: channels of such a token.
-    """
-
-    sides: tuple[Size, ...] = (4, 2, 2)
-    widths: tuple[Size, ...] = (32, 64, 48)
-    tokens: Annotated[int, msgspec.Meta(ge=0, le=256)] = 4
-    token_width: Size = 96
-
-    def __post_init__(self) -> None:
-        if math.prod(self.sides) != 16 or len(self.sides) != len(self.widths):
-            raise OctoError(f"stem: sides {self.sides} must multiply to 16, with a width for each of them")
-
-
 class OctoConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model. Hashable, so that compiled functions may depend on it.
 
@@ -132,6 +110,8 @@ class OctoConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise OctoError(f"width: is {self.width}, must be a multiple of heads, {self.heads}")
         if self.window > self.max_horizon:
             raise OctoError(f"window: is {self.window}, must be at most max_horizon, {self.max_horizon}")
+        if self.stem is not None and self.stem.patch_px != PATCH_PX:
+            raise OctoError(f"stem: sides {self.stem.sides} must multiply to {PATCH_PX}")
 
 
 def for_camera(config: OctoConfig, camera_slot: SlotName) -> OctoConfig:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rldg_policies.octo.config import SIZES_PX, T5, Diffusion, Embedding, ImageSlot, OctoConfig, OctoError, PatchStem
+from rldg_policies.octo.config import SIZES_PX, T5, Diffusion, Embedding, ImageSlot, OctoConfig, OctoError
+from rldg_policies.patch_stem import PatchStem
 
 _RELEASED = tuple(ImageSlot(name=name, size_px=SIZES_PX[name]) for name in ("primary", "wrist"))
 

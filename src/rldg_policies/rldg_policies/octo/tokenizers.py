@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rldg_policies.octo.config import PatchStem
+from rldg_policies.patch_stem import PatchStem
 
 STEM_WIDTHS = (32, 96, 192, 384)
 TOKEN_WIDTH = 512

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from rldg_policies.patch_stem import PatchStem
+
 Size = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=256)]
 
@@ -93,7 +95,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         dino, siglip: the two towers; both see the same image, DINOv2's features come first.
-        image_px: side of the image, a multiple of 14.
+        stem: what a small model sees with instead of the towers; it reads what SigLIP would.
+        image_px: side of the image, a multiple of the side of a patch: 14, or that of the stem.
         n_bins: bin edges of an action dimension, and action tokens; their ids are the last before ``action_base_id``.
         pad_to_multiple_of: ids at the end of the vocabulary that no tokenizer makes.
         max_length: tokens of a sequence, patches included.
@@ -106,6 +109,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     dino: TowerSpec = DINOV2_L
     siglip: TowerSpec = SIGLIP_SO400M
+    stem: PatchStem | None = None
     llama: LlamaSpec = LlamaSpec(vocab_size=32064, pad_token_id=32000)
     image_px: Size = 224
     n_bins: Annotated[int, msgspec.Meta(ge=2, le=65536)] = 256
@@ -119,8 +123,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     torch_dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
 
     def __post_init__(self) -> None:
-        if self.image_px % PATCH_PX:
-            raise ValueError(f"image_sizes: {self.image_px} px must be a multiple of the patch side, {PATCH_PX} px")
+        if self.image_px % self.patch_px:
+            raise ValueError(
+                f"image_sizes: {self.image_px} px must be a multiple of the patch side, {self.patch_px} px"
+            )
         if not 0 <= self.action_base_id - self.n_bins < self.action_base_id:
             raise ValueError(
                 f"vocab_size {self.llama.vocab_size} has no room for {self.n_bins} action tokens "
@@ -139,9 +145,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.llama.vocab_size - self.pad_to_multiple_of
 
     @property
+    def patch_px(self) -> int:
+        """Side of a patch."""
+        return PATCH_PX if self.stem is None else self.stem.patch_px
+
+    @property
     def patches(self) -> int:
         """Image tokens of a sequence."""
-        return (self.image_px // PATCH_PX) ** 2
+        summary = self.stem.tokens if self.stem is not None else 0
+        return summary or (self.image_px // self.patch_px) ** 2
 
 
 # --- config.json -----------------------------------------------------------------------------------------------------
@@ -152,6 +164,7 @@ class Extra(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     dino: TowerSpec = DINOV2_L
     siglip: TowerSpec = SIGLIP_SO400M
+    stem: PatchStem | None = None
     empty_token_id: int = LLAMA_EMPTY_TOKEN
     prompt: str = PROMPT
     center_crop: bool = False
@@ -240,7 +253,7 @@ def _check_fields(data: Mapping[str, Any], fixed: Mapping[str, Any], known: set[
 def config_to_json(config: Config, norm_stats: Mapping[str, Any]) -> dict[str, Any]:
     """The ``config.json`` of a model, with the statistics of the data sets that it was trained on."""
     extra = Extra(**{name: getattr(config, name) for name in Extra.__struct_fields__})
-    released = (config.dino, config.siglip, config.image_px) == (DINOV2_L, SIGLIP_SO400M, 224)
+    released = (config.dino, config.siglip, config.stem, config.image_px) == (DINOV2_L, SIGLIP_SO400M, None, 224)
     llama = config.empty_token_id == LLAMA_EMPTY_TOKEN
     return {
         **_FIXED,

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from rldg_policies.openvla.config import PATCH_PX, Config, LlamaSpec
-from rldg_policies.openvla.vision import Projector, VisionBackbone
+from rldg_policies.openvla.config import Config, LlamaSpec
+from rldg_policies.openvla.vision import Projector, VisionBackbone, make_vision
 
 IGNORED = -100  # label of a position that is not trained
 
@@ -48,8 +48,8 @@ class OpenVLAModel(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.spec = config  # not `config`: peft would take it for one of transformers
-        self.vision_backbone = VisionBackbone(config)
-        self.projector = Projector(config.dino.width + config.siglip.width, config.llama.hidden_size)
+        self.vision_backbone, width = make_vision(config)
+        self.projector = Projector(width, config.llama.hidden_size)
         self.language_model = LlamaForCausalLM(llama_config(config.llama))
 
     def embed(self, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
@@ -198,8 +198,9 @@ def make_random_model(config: Config, seed: int) -> OpenVLAModel:
                     parameter.fill_(0.0 if name == "bias" else 1.0)
                 else:
                     parameter.normal_(0.0, 0.02, generator=generator)
-        for tower in (vision.featurizer, vision.fused_featurizer):
-            waves = _grid_waves(config.image_px // PATCH_PX, tower.pos_embed.shape[2] // 4)
+        towers = (vision.featurizer, vision.fused_featurizer) if isinstance(vision, VisionBackbone) else ()
+        for tower in towers:
+            waves = _grid_waves(config.image_px // config.patch_px, tower.pos_embed.shape[2] // 4)
             tower.pos_embed[0, :, : waves.shape[1]] = waves
         for weight in (llama.lm_head.weight, llama.model.embed_tokens.weight):
             actions = weight[config.action_base_id - config.n_bins : config.action_base_id]

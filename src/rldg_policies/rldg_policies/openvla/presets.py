@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rldg_policies.openvla.config import Config, LlamaSpec, TowerSpec
 from rldg_policies.openvla.nano_vocabulary import PAD_ID, SIZE, SPACE_ID
+from rldg_policies.patch_stem import PatchStem
 
 
-def _own(width: int, blocks: int, heads: int, llama: LlamaSpec, image_px: int) -> Config:
-    """A small model with the nano vocabulary and equal towers."""
-    tower = TowerSpec(width=width, blocks=blocks, heads=heads, mlp=4 * width)
+def _own(llama: LlamaSpec, image_px: int, **vision: Any) -> Config:
+    """A small model with the nano vocabulary."""
     return Config(
-        dino=TowerSpec(width=width, blocks=blocks, heads=heads, mlp=4 * width, registers=4),
-        siglip=tower,
-        llama=llama,
-        image_px=image_px,
-        max_length=512,
-        empty_token_id=SPACE_ID,
-        torch_dtype="float32",
+        llama=llama, image_px=image_px, max_length=512, empty_token_id=SPACE_ID, torch_dtype="float32", **vision
     )
+
+
+def _tower(registers: int) -> TowerSpec:
+    return TowerSpec(width=32, blocks=1, heads=2, mlp=128, registers=registers)
 
 
 def _llama(width: int, layers: int, heads: int, hidden: int) -> LlamaSpec:
@@ -35,8 +35,8 @@ def _llama(width: int, layers: int, heads: int, hidden: int) -> LlamaSpec:
 
 PRESETS = {
     "openvla-7b": Config(),
-    "openvla-nano": _own(96, 4, 3, _llama(192, 6, 3, 512), image_px=98),
-    "openvla-test": _own(32, 1, 2, _llama(64, 2, 2, 128), image_px=28),
+    "openvla-nano": _own(_llama(192, 6, 3, 512), image_px=128, stem=PatchStem()),
+    "openvla-test": _own(_llama(64, 2, 2, 128), image_px=28, dino=_tower(4), siglip=_tower(0)),
 }
 
 

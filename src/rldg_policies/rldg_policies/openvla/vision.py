@@ -6,11 +6,14 @@ GELU is the exact one in both. Features are taken before the last block and with
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rldg_policies.openvla.config import PATCH_PX, Config, TowerSpec
+from rldg_policies.patch_stem import PatchStem
 
 _EPS = 1e-6
 
@@ -109,6 +112,41 @@ class VisionBackbone(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         dino, siglip = pixel_values.split(3, 1)
         return torch.cat([self.featurizer(dino), self.fused_featurizer(siglip)], -1)
+
+
+class Stem(nn.Module):
+    """What small models see with, from (batch, 6, side, side) to (batch, tokens, width): see :class:`PatchStem`.
+
+    Its layers are called as those of the towers are: adapters go by names.
+    """
+
+    def __init__(self, spec: PatchStem, side_px: int) -> None:
+        super().__init__()
+        self.tokens = spec.tokens
+        channels = (3, *spec.widths)
+        self.stages = nn.ModuleList(
+            nn.Sequential(OrderedDict(proj=nn.Conv2d(before, after, side, stride=side), act=nn.ReLU()))
+            for before, after, side in zip(channels, spec.widths, spec.sides, strict=False)
+        )
+        if spec.tokens:
+            places = (side_px // spec.patch_px) ** 2
+            self.proj = nn.Linear(places * spec.widths[-1], spec.tokens * spec.token_width)
+        self.norm = nn.LayerNorm(spec.width, eps=_EPS)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        x = pixel_values[:, 3:]
+        for stage in self.stages:
+            x = stage(x)
+        if self.tokens:
+            return self.norm(self.proj(x.flatten(1)).unflatten(1, (self.tokens, -1)))
+        return self.norm(x.flatten(2).transpose(1, 2))
+
+
+def make_vision(config: Config) -> tuple[nn.Module, int]:
+    """What a model sees with, and the width of its features."""
+    if config.stem is not None:
+        return Stem(config.stem, config.image_px), config.stem.width
+    return VisionBackbone(config), config.dino.width + config.siglip.width
 
 
 class Projector(nn.Module):

@@ -31,7 +31,7 @@ def test_a_contradiction_is_refused(changes: dict[str, Any], message: str) -> No
         {"language": {"type": "clip"}},
         {"layers": 0},
         {"depth": 3},
-        {"stem": {"sides": [4, 2], "widths": [8, 8]}},
+        {"stem": {"sides": [4, 2], "widths": [8, 8]}},  # patches of 8 pixels
         {"stem": {"sides": [4, 4], "widths": [8, 8, 8]}},
     ],
 )

@@ -7,10 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from rldg_policies.octo.config import ImageSlot, PatchStem
+from rldg_policies.octo.config import ImageSlot
 from rldg_policies.octo.model import OctoModel
 from rldg_policies.octo.presets import preset
 from rldg_policies.octo.tokenizers import ImageTokenizer
+from rldg_policies.patch_stem import PatchStem
 
 
 @pytest.mark.parametrize(("sides", "widths"), [((4, 2, 2), (8, 8, 16)), ((16,), (24,)), ((2, 8), (4, 8))])

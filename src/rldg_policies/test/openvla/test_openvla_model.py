@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rldg_policies.openvla.config import Config
+from rldg_policies.openvla.config import Config, TowerSpec
 from rldg_policies.openvla.model import OpenVLAModel, make_model, make_random_model
 from rldg_policies.openvla.presets import preset
 
@@ -125,7 +125,8 @@ def test_a_cast_of_the_model_does_not_round_its_frequencies() -> None:
 
 
 def test_a_random_model_knows_its_patches_apart_and_takes_neighbouring_actions_for_alike() -> None:
-    model = make_random_model(preset("openvla-nano"), 0)
+    towers = {"dino": TowerSpec(width=96, blocks=1, heads=3, mlp=96), "siglip": TEST.siglip, "image_px": 98}
+    model = make_random_model(msgspec.structs.replace(preset("openvla-nano"), stem=None, **towers), 0)
     for tower in (model.vision_backbone.featurizer, model.vision_backbone.fused_featurizer):
         apart = torch.cdist(tower.pos_embed, tower.pos_embed)[0] + 10.0 * torch.eye(49)
         assert apart.min() > 0.5

@@ -76,7 +76,7 @@ def test_an_empty_instruction_is_refused(encoder: PromptEncoder, instruction: st
 
 
 def test_an_instruction_that_leaves_no_room_is_refused(encoder: PromptEncoder) -> None:
-    with pytest.raises(ValueError, match=r"instruction: 'plug .* makes a prompt of \d+ tokens, must be at most 455"):
+    with pytest.raises(ValueError, match=r"instruction: 'plug .* makes a prompt of \d+ tokens, must be at most 500"):
         encoder.prompt("plug " * 500, 7)
 
 
