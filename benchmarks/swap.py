@@ -31,6 +31,8 @@ _ENDS = (EventKind.SWAP_COMPLETED, EventKind.SWAP_ROLLED_BACK)
 
 def main(argv: list[str]) -> dict[str, float]:
     """Measure; the figures are those of docs/reference/benchmarks.md."""
+    from _policies import FORM, parse  # type: ignore[import-not-found, unused-ignore]
+
     parser = argparse.ArgumentParser(prog="rldg bench swap", description=__doc__)
     parser.add_argument("--task", default="usb_insertion")
     parser.add_argument("--swaps", type=int, default=200, help="how many (default: %(default)s)")
@@ -40,11 +42,11 @@ def main(argv: list[str]) -> dict[str, float]:
         "--policies",
         nargs="+",
         default=DEFAULT_POLICIES,
-        metavar="ID=POLICY[:CHECKPOINT]",
+        metavar=FORM,
         help="at least two (default: three scripted ones)",
     )
     options = parser.parse_args(argv)
-    policies = [_policy(text) for text in options.policies]
+    policies = [parse(text) for text in options.policies]
     if len({policy_id for policy_id, _, _ in policies}) < 2:
         parser.error("--policies: at least two with different ids are swapped between")
     task = load_task(options.task)
@@ -200,12 +202,6 @@ def _jump(last: Step, step: Step, task: Task) -> float:
     return max(
         moved_m / (limits.max_linear_speed_m_s * period_s), turned_rad / (limits.max_angular_speed_rad_s * period_s)
     )
-
-
-def _policy(text: str) -> tuple[str, str, str]:
-    policy_id, _, rest = text.partition("=")
-    name, _, checkpoint = rest.partition(":")
-    return policy_id, name or policy_id, str(Path(checkpoint).absolute()) if checkpoint else ""
 
 
 if __name__ == "__main__":

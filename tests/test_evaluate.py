@@ -6,14 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import yaml
 
 from rldg_bringup.testing import free_environment
+from rldg_evaluation.agreement import AGREEMENT
 from rldg_evaluation.bag_trace import read_trace
 from rldg_evaluation.running import TRACES, Result, read_results
-from rldg_evaluation.statistics import count_pairs, mcnemar
 from rldg_evaluation.trace import Trace
 from rldg_recorder.episode import BagError, read_info
 
@@ -56,6 +57,7 @@ def test_wrong_calls_are_refused_in_one_line(tmp_path: Path) -> None:
         "plans here: ": evaluate("nothing"),
         "--jobs: is 0": evaluate(sound, "--fast", "--jobs", 0),
         "--real-time: is for the launched cell": evaluate(sound, "--fast", "--real-time"),
+        "--both: includes --fast": evaluate(sound, "--fast", "--both"),
         "plan.json: cannot be read": evaluate(sound, "--report", "--out", tmp_path / "nothing"),
         "more than 2000 trials": evaluate("--power", 0.5, 0.5),
         "first probability: is 80.0, must be from 0 to 1": evaluate("--power", 80, 95),
@@ -80,29 +82,34 @@ def test_the_number_of_trials_is_told_without_a_plan() -> None:
 
 def both(folder: Path, trials: int, *policies: dict[str, object], timeout_s: float) -> list[tuple[Result, Result]]:
     path = plan(folder, *policies, trials=trials)
-    for out, how in (("fast", ["--fast", "--jobs", 1]), ("graph", [])):
-        done = evaluate(path, *how, "--out", folder / out, timeout_s=timeout_s)
-        assert done.returncode == 0, done.stderr
+    done = evaluate(path, "--both", "--jobs", 1, "--out", folder, timeout_s=timeout_s)
+    assert done.returncode == 0, done.stderr
     here, there = ({r.trial: r for r in read_results(folder / out)} for out in ("fast", "graph"))
     assert here.keys() == there.keys()
     return [(here[trial], there[trial]) for trial in sorted(here)]
 
 
-def test_a_trial_through_the_graph_is_that_in_process_and_has_a_bag(tmp_path: Path) -> None:
-    ((mine, theirs),) = both(tmp_path, 1, OPERATOR, timeout_s=110.0)
-    assert (mine.outcome, mine.start, mine.runner) == (
-        theirs.outcome,
-        theirs.start,
-        "fast",
-    ) and theirs.runner == "graph"
-    bag = tmp_path / "graph" / theirs.bag
-    assert (read_info(bag).state, read_info(bag).seed) == ("complete", mine.seed)
-    here, there = (Trace.load(tmp_path / out / TRACES / f"{mine.trial}.npz") for out in ("fast", "graph"))
-    for name in ("tcp_m", "to_goal_m", "executed", "wrench"):
-        first, second = (getattr(trace, name)[:FREE_SPACE] for trace in (here, there))
-        np.testing.assert_allclose(first, second, atol=0.05 if name == "wrench" else 1e-4)
-    np.testing.assert_array_equal(here.source[:FREE_SPACE], there.source[:FREE_SPACE])
-    assert (len(here.tcp_m) - len(here.source), len(there.tcp_m) - len(there.source)) == (1, 1)
+def test_trials_of_policies_that_take_turns_in_one_cell_are_those_in_process_and_have_a_bag(tmp_path: Path) -> None:
+    slow = [
+        {"name": f"{mm}mm_s", "type": "scripted", "parameters": {"speed_m_s": mm / 1000}} for mm in (10, 20)
+    ]  # so slow that they stay in free space
+    pairs = both(tmp_path, 1, *slow, timeout_s=115.0)
+    driven = [read_info(tmp_path / "graph" / theirs.bag).policies for _, theirs in pairs]
+    assert sorted(policy.policy_id for policies in driven for policy in policies) == ["a", "b"]  # one in each trial
+    for mine, theirs in pairs:
+        assert (mine.outcome, mine.start, mine.runner) == (theirs.outcome, theirs.start, "fast")
+        assert theirs.runner == "graph" and theirs.refused_steps == 0
+        bag = tmp_path / "graph" / theirs.bag
+        assert (read_info(bag).state, read_info(bag).seed) == ("complete", mine.seed)
+        here, there = (Trace.load(tmp_path / out / TRACES / f"{mine.trial}.npz") for out in ("fast", "graph"))
+        for name in ("tcp_m", "to_goal_m", "executed", "wrench"):
+            first, second = (getattr(trace, name)[:FREE_SPACE] for trace in (here, there))
+            np.testing.assert_allclose(first, second, atol=0.05 if name == "wrench" else 1e-4)
+        np.testing.assert_array_equal(here.source[:FREE_SPACE], there.source[:FREE_SPACE])
+        assert (len(here.tcp_m) - len(here.source), len(there.tcp_m) - len(there.source)) == (1, 1)
+    assert (tmp_path / "graph" / "report.html").read_text().count("<video ") == 2
+    told = msgspec.json.decode((tmp_path / AGREEMENT).read_bytes())["policies"]
+    assert [each["same_outcome"] for each in told] == [1, 1]
     (bag / "metadata.yaml").unlink()
     for file in bag.glob("*.mcap"):
         file.write_bytes(file.read_bytes()[:1000])
@@ -114,10 +121,9 @@ def test_a_trial_through_the_graph_is_that_in_process_and_has_a_bag(tmp_path: Pa
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("task", ["usb_insertion", "pick_and_place"])
 def test_success_through_the_graph_and_in_process_agree_within_statistical_error(task: str, tmp_path: Path) -> None:
-    path = plan(tmp_path, OPERATOR, trials=40, task=task)
-    for out, how in (("fast", ["--fast"]), ("graph", [])):
-        assert evaluate(path, *how, "--out", tmp_path / out, timeout_s=850.0).returncode == 0
-    here, there = ({r.start: r.success for r in read_results(tmp_path / out)} for out in ("fast", "graph"))
-    assert here.keys() == there.keys() and len(here) == 40
-    pairs = count_pairs((here[start], there[start]) for start in here)
-    assert mcnemar(pairs) > 0.05, pairs
+    done = evaluate(
+        plan(tmp_path, OPERATOR, trials=40, task=task), "--both", "--out", tmp_path / "out", timeout_s=1700.0
+    )
+    assert done.returncode == 0, done.stderr
+    (told,) = msgspec.json.decode((tmp_path / "out" / AGREEMENT).read_bytes())["policies"]
+    assert sum(told["pairs"]) == 40 and told["p"] > 0.05, told

@@ -27,6 +27,7 @@ setup(
             "openvla = rldg_policies.generalist:make_openvla",
             "octo = rldg_policies.generalist:make_octo",
             "scripted = rldg_policies.scripted:make_scripted",
+            "faulty = rldg_policies.faulty:make_faulty",
         ],
     },
     extras_require={"test": ["pytest"]},

@@ -13,10 +13,11 @@ from rich.console import Console
 from rldg_bringup.domain import lease_domain
 from rldg_bringup.episode_report import EpisodeReport, TickStatistics, tick_statistics
 from rldg_bringup.launch_runner import Launch
-from rldg_bringup.pictures import Film, Image, contact_sheet, evenly_spaced
+from rldg_bringup.pictures import Image, contact_sheet, evenly_spaced
 from rldg_bringup.up import launch_file
 from rldg_core.task import load_task
 from rldg_core.types import Change, Observation, Outcome, Source
+from rldg_evaluation.films import Film
 
 _READY_TIMEOUT_S = 90.0
 _SHEET_COLUMNS = 6

@@ -41,6 +41,7 @@ _SPIN_S = 0.05
 _ASK_AGAIN_S = 2.0
 _HISTORY_S = 0.5  # until a latched topic has said what it keeps
 _SWAP_ENDS = (EventKind.SWAP_COMPLETED, EventKind.SWAP_ROLLED_BACK, EventKind.SWAP_SUPERSEDED)
+_SWAP = (EventKind.SWAP_REQUESTED, EventKind.SWAP_HANDED_OVER, *_SWAP_ENDS)
 
 
 class EpisodeRunner:
@@ -194,7 +195,8 @@ class EpisodeRunner:
             return []
 
         def swap() -> list[Event]:
-            return [event for event in told[old:] if event.policy_id == policy_id and event.kind.startswith("swap")]
+            mine = [event for event in told[old:] if event.policy_id == policy_id]
+            return [event for event in mine if event.kind in _SWAP]  # a refusal came because it was not ready yet
 
         self.spin_until(
             lambda: bool(swap()) and swap()[-1].kind in _SWAP_ENDS, probation_timeout_s, "the end of the probation"

@@ -1,11 +1,9 @@
-"""Pictures for people: films and contact sheets."""
+"""Pictures for people: contact sheets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -15,44 +13,6 @@ Image = npt.NDArray[np.uint8]
 _CAPTION_PX = 18
 _GAP_PX = 4
 _PAPER, _INK = (250, 250, 248), (30, 30, 30)
-
-
-class Film:
-    """An H.264 file written frame by frame; a context manager.
-
-    Args:
-        path: where to write; its folder must exist.
-        rate_hz: frames per second.
-    """
-
-    def __init__(self, path: Path, rate_hz: float) -> None:
-        import av
-
-        self._frame_type = av.VideoFrame
-        self._container = av.open(str(path), "w")
-        self._stream = self._container.add_stream("h264", rate=Fraction(rate_hz).limit_denominator(1000))
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": "23", "preset": "veryfast"}
-        self._sized = False
-
-    def add(self, image: Image) -> None:
-        """Append a frame, shape (height, width, 3), RGB, even height and width, the same for all frames."""
-        if not self._sized:
-            self._stream.height, self._stream.width = image.shape[:2]
-            self._sized = True
-        for packet in self._stream.encode(self._frame_type.from_ndarray(image, format="rgb24")):
-            self._container.mux(packet)
-
-    def __enter__(self) -> Film:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._sized:
-            for packet in self._stream.encode():
-                self._container.mux(packet)
-        self._container.close()
 
 
 def evenly_spaced(count: int, wanted: int) -> list[int]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import GetParameters
+from rclpy.client import Client
 
 from rldg_bringup.episode_runner_node import EpisodeRunner
 from rldg_ros import qos
 
 _ANSWER_S = 10.0
+_BUSY_S = 60.0  # while other policies load
 _DISCOVERY_S = 1.0
 
 
@@ -54,11 +58,32 @@ class Watch:
 def stop_node(runner: EpisodeRunner, policy_id: str) -> str:
     """Deactivate and clean up the node of a policy, which stays for another time; returns why not, "" if done."""
     client = runner.node.create_client(ChangeState, f"policy_{policy_id}/change_state")
+    down = (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
+    return _change(runner, client, policy_id, down, _ANSWER_S)
+
+
+class Switch:
+    """Lets the node of a policy answer or not, while it keeps its weights."""
+
+    def __init__(self, runner: EpisodeRunner, policy_id: str) -> None:
+        self._runner, self._policy_id = runner, policy_id
+        self._client = runner.node.create_client(ChangeState, f"policy_{policy_id}/change_state")
+
+    def set(self, active: bool) -> None:
+        """Raises RuntimeError where the node does not do it."""
+        transition = Transition.TRANSITION_ACTIVATE if active else Transition.TRANSITION_DEACTIVATE
+        failure = _change(self._runner, self._client, self._policy_id, (transition,), _BUSY_S)
+        if failure:
+            raise RuntimeError(failure)
+
+
+def _change(runner: EpisodeRunner, client: Client, policy_id: str, transitions: Sequence[int], timeout_s: float) -> str:
+    """Ask for transitions one after the other; returns why one was not made, "" if all were."""
     try:
-        runner.spin_until(client.service_is_ready, _ANSWER_S, f"policy_{policy_id}")
-        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        runner.spin_until(client.service_is_ready, timeout_s, f"policy_{policy_id}")
+        for transition in transitions:
             request = ChangeState.Request(transition=Transition(id=transition))
-            if not runner.call(client, request, _ANSWER_S).success:
+            if not runner.call(client, request, timeout_s).success:
                 return f"policy_{policy_id} refused; see its log"
     except TimeoutError as error:
         return str(error)

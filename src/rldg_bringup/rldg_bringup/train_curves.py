@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from rldg_evaluation.learning import EVENTS, checks, read_events
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rldg_rl.train import Event, OnEvent
 
-EVENTS, PICTURE = "events.jsonl", "curves.png"
+PICTURE = "curves.png"
 WINDOW = 20  # episodes that moving means are over
 
 
@@ -39,21 +41,6 @@ def kept(run: Path, show: OnEvent) -> Iterator[OnEvent]:
         yield tell
 
 
-def read_events(run: Path) -> list[dict[str, Any]]:
-    """The events of a run; a last line that was cut off is left out.
-
-    Raises:
-        OSError: there is no such file.
-    """
-    events = []
-    for line in (run / EVENTS).read_bytes().splitlines():
-        try:
-            events.append(msgspec.json.decode(line, type=dict[str, Any]))
-        except msgspec.DecodeError:
-            continue
-    return events
-
-
 def draw(runs: Sequence[Path], path: Path) -> None:
     """Success alone, help and length of episodes over environment steps, one colour for each run."""
     import matplotlib
@@ -64,11 +51,11 @@ def draw(runs: Sequence[Path], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
     for run in runs:
         events = read_events(run)
-        checks = [each for each in events if each["event"] == "Evaluated" and each["purpose"] == "check"]
+        found = checks(events)
         episodes = [each for each in events if each["event"] == "EpisodeEnded"]
         steps = [each["env_steps"] for each in episodes]
-        success = [each["evaluation"]["successes"] / each["evaluation"]["trials"] for each in checks]
-        axes[0].plot([each["env_steps"] for each in checks], success, ".-", label=run.name)
+        success = [each["evaluation"]["successes"] / each["evaluation"]["trials"] for each in found]
+        axes[0].plot([each["env_steps"] for each in found], success, ".-", label=run.name)
         axes[1].plot(steps, _moving(episodes, lambda e: e["helped_steps"], lambda e: e["steps"]))
         axes[2].plot(steps, _moving(episodes, lambda e: e["steps"], lambda e: 1))
     titles = ("success alone, at checks", f"share of help, {WINDOW} episodes", f"steps, mean of {WINDOW} episodes")

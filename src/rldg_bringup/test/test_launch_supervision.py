@@ -35,6 +35,13 @@ PROGRAMS = {
     ),
     "failing": "import sys\nprint('oh no', file=sys.stderr)\nsys.exit(3)",
     "ending": "print('done', end='')",
+    "sharing": (
+        "import fcntl, os, time\n"
+        "name = f'/dev/shm/fastdds_{os.getpid():016x}'\n"
+        "open(name, 'w').close()\nlock = open(name + '_el', 'w')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\nos.utime(name + '_el', (0, 0))\n"
+        "print('ready', flush=True)\ntime.sleep(600)"
+    ),
     "parent": (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -103,6 +110,20 @@ def test_a_failure_is_told_with_name_pid_and_code_and_fails_the_launch(cell: Cel
         assert launch.wait(PATIENCE_S) == 1
     assert "[arm-1] oh no" in shown
     assert any(line.startswith("[launch] arm-1 died, pid ") and line.endswith("exit code 3") for line in shown)
+
+
+def test_the_shared_memory_of_a_killed_process_is_freed_while_the_others_run(cell: Cell) -> None:
+    with cell.launch('exec="sharing" name="killed" respawn="true"', 'exec="sharing" name="living"') as launch:
+        launch.wait_for_line("[killed-1] ready", PATIENCE_S)
+        launch.wait_for_line("[living-2] ready", PATIENCE_S)
+        killed, living = (Path(f"/dev/shm/fastdds_{launch.pid(name):016x}") for name in ("killed", "living"))
+        os.kill(launch.pid("killed"), signal.SIGKILL)
+        launch.wait_for_line("killed by SIGKILL", PATIENCE_S)
+        assert not killed.exists() and living.exists()
+        restarted = Path(f"/dev/shm/fastdds_{launch.pid('killed'):016x}") if "killed" in launch.running() else None
+    for left in filter(None, (living, restarted)):
+        for path in (left, left.with_name(f"{left.name}_el")):
+            path.unlink(missing_ok=True)
 
 
 def test_a_killed_process_is_restarted_with_another_pid(cell: Cell) -> None:

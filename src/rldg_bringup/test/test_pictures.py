@@ -1,13 +1,12 @@
-"""Films and contact sheets."""
+"""Contact sheets."""
 
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from rldg_bringup.pictures import Film, contact_sheet, evenly_spaced
+from rldg_bringup.pictures import contact_sheet, evenly_spaced
 
 
 @pytest.mark.parametrize(
@@ -15,17 +14,6 @@ from rldg_bringup.pictures import Film, contact_sheet, evenly_spaced
 )
 def test_moments_are_evenly_spaced_with_both_ends(count: int, wanted: int, indices: list[int]) -> None:
     assert evenly_spaced(count, wanted) == indices
-
-
-def test_a_film_holds_every_frame_at_its_rate(tmp_path: Path) -> None:
-    with Film(tmp_path / "film.mp4", 10.0) as film:
-        for i in range(12):
-            film.add(np.full((32, 64, 3), 20 * i, np.uint8))
-    with av.open(str(tmp_path / "film.mp4")) as read:
-        frames = [frame.to_ndarray(format="rgb24") for frame in read.decode(video=0)]
-        assert float(read.streams.video[0].average_rate) == 10.0
-    assert len(frames) == 12
-    assert [abs(int(frame.mean()) - 20 * i) < 6 for i, frame in enumerate(frames)] == [True] * 12
 
 
 def test_a_contact_sheet_shows_every_picture_of_every_row(tmp_path: Path) -> None:

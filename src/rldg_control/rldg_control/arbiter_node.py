@@ -263,10 +263,13 @@ class ArbiterNode(BaseNode):
             self._heard_s[msg.frame_id] = time.monotonic()
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
-        """The observer falls silent when its inputs are wrong; its diagnostics say why, and the step repeats it."""
+        """Who falls silent says why here: the observer (the step repeats it), a policy (it is not waited for)."""
         for status in msg.status:
             if status.name == self._observer_inputs:
                 self._observer_trouble = status.message if status.level == DiagnosticStatus.ERROR else ""
+            elif status.level == DiagnosticStatus.ERROR and not self.lockstep and status.name.endswith(": policy"):
+                node = status.name.removesuffix(": policy").removeprefix(f"{self.get_namespace().strip('/')}/")
+                self._door.complain(node.removeprefix("policy_"), status.message)
 
     def _on_any_target(self, raw: bytes) -> None:
         """A target that this node did not send."""

@@ -25,7 +25,7 @@ BAD: dict[str, tuple[Callable[[Observation], Action | None], str]] = {
     "from the future": (lambda o: answer(o, observation_stamp_ns=o.stamp_ns + 5 * 10**9), "future"),
     "wrong frame": (lambda o: answer(o, frame_id="fr3_link0"), "in frame 'fr3_link0'"),
     "zero period": (lambda o: answer(o, period_s=0.0), "period 0"),
-    "odd size": (_odd_size, "stale|has sent no action"),
+    "odd size": (_odd_size, "shape (1, 5)"),
     "stranger": (lambda o: answer(o, policy_id="stranger"), "stale|has sent no action"),
     "silent": (lambda o: None, "stale|has sent no action"),
 }
@@ -45,10 +45,13 @@ def test_a_bad_action_holds_the_arm_and_the_step_says_why(graph: Graph, kind: st
         graph.run_until_running()
     assert graph.bench.spin(lambda: graph.step.source is Source.POLICY), graph.reasons()[-5:]
     graph.probe.policy = policy
-    assert graph.bench.spin(lambda: graph.step.source is Source.HOLD and graph.step.reason)
+
+    def holds_for_it() -> bool:  # and not because the machine was busy
+        return graph.step.source is Source.HOLD and any(word in graph.step.reason for word in says.split("|"))
+
+    assert graph.bench.spin(holds_for_it), graph.reasons()[-5:]
     held = graph.step
     assert pytest.approx(0.0) == np.abs(held.executed.delta).max()
-    assert any(word in held.reason for word in says.split("|")), held.reason
     assert held.changed & Change.REFUSED
     graph.probe.policy = answer
     assert graph.bench.spin(lambda: graph.step.source is Source.POLICY), "it must recover by itself"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from control_graph import FORWARD, Graph, answer
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rldg_interfaces.msg import Action
 from rldg_interfaces.srv import SelectPolicy
 from std_msgs.msg import Bool, String, UInt8
@@ -84,6 +85,8 @@ def swapped(graph: Graph) -> Second:
 def test_a_swap_is_told_from_request_to_completion(graph: Graph, events: list[Event]) -> None:
     swapped(graph)
     assert graph.bench.spin(lambda: any(event.kind is EventKind.SWAP_COMPLETED for event in events)), events
+    refused, events = events[:-3], events[-3:]  # it may have been asked for before its first answer
+    assert [event.kind for event in refused] in ([], [EventKind.SWAP_REFUSED])
     kinds = [event.kind for event in events]
     assert kinds == [EventKind.SWAP_REQUESTED, EventKind.SWAP_HANDED_OVER, EventKind.SWAP_COMPLETED]
     assert {(event.previous, event.policy_id) for event in events} == {("probe", "second")}
@@ -103,6 +106,18 @@ def test_a_policy_that_fails_on_probation_loses_the_door_in_time(graph: Graph, e
     assert graph.bench.spin(lambda: graph.step.policy_id == "probe" and graph.step.source is Source.POLICY, 2.0)
     told = next(step for step in graph.probe.steps if step.stamp_ns == events[-1].stamp_ns)
     assert "rolled back" in told.reason and told.policy_id == "probe"
+
+
+def test_a_policy_whose_node_reports_an_error_is_not_waited_for(graph: Graph, events: list[Event]) -> None:
+    diagnostics = graph.probe.create_publisher(DiagnosticArray, "/diagnostics", qos.reliable(10))
+    second = swapped(graph)
+    assert graph.bench.spin(lambda: graph.step.policy_id == "second")
+    second.fault = "hang"
+    error = DiagnosticStatus(level=DiagnosticStatus.ERROR, name="policy_second: policy", message="the weights are gone")
+    diagnostics.publish(DiagnosticArray(status=[error]))
+    assert graph.bench.spin(lambda: events and events[-1].kind is EventKind.SWAP_ROLLED_BACK, 5.0), events
+    assert events[-1].reason == "the weights are gone"
+    graph.probe.destroy_publisher(diagnostics)
 
 
 def test_an_e_stop_button_latches_and_only_the_service_releases(graph: Graph, events: list[Event]) -> None:

@@ -21,6 +21,7 @@ from rldg_core.types import ACTION_SIZE, Action, ActionChunk
 
 MAX_CHUNK = 256  # longest chunk that is accepted
 MAX_POLICIES = 32  # as many are remembered
+FORGET_S = 60.0  # a policy that was silent for so long makes room for another
 SLOW_PACE = 0.5  # of LateRule.SLOW_DOWN
 _ENSEMBLE_CHUNKS = 32  # as many consecutive chunks are merged at most
 _MEASURED_ANSWERS = 100  # running percentiles are of so many
@@ -69,6 +70,7 @@ class _Stream:
 
     chunks: deque[ActionChunk] = field(default_factory=lambda: deque(maxlen=_ENSEMBLE_CHUNKS))  # newest last
     refusal: str = ""  # why the last one was refused
+    complaint: str = ""  # why it has no answer, as it says itself
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=_MEASURED_ANSWERS))
     answered_tick: int = 0  # the tick before the newest answer
     intervals: deque[int] = field(default_factory=lambda: deque(maxlen=_USUAL_ANSWERS))  # ticks from answer to answer
@@ -111,7 +113,7 @@ class RateBridge:
         """
         stream = self._streams.get(chunk.policy_id)
         if stream is None:
-            if not is_policy_id(chunk.policy_id) or len(self._streams) >= MAX_POLICIES:
+            if not is_policy_id(chunk.policy_id) or not self._room():
                 allowed = f"1 to 64 letters, digits, _ - . or /, of at most {MAX_POLICIES} policies"
                 return f"policy id {chunk.policy_id[:32]!r}: must be {allowed}"
             stream = self._streams[chunk.policy_id] = _Stream()
@@ -122,7 +124,7 @@ class RateBridge:
         newest = stream.chunks[-1] if stream.chunks else None
         if newest is not None and chunk.observation_stamp_ns < newest.observation_stamp_ns:
             return ""  # a newer one is there
-        stream.refusal = ""
+        stream.refusal = stream.complaint = ""
         if newest is not None and chunk.observation_stamp_ns == newest.observation_stamp_ns:
             stream.chunks[-1] = chunk  # said again
             return ""
@@ -133,6 +135,12 @@ class RateBridge:
         if now_ns is not None:
             stream.latencies_s.append((now_ns - chunk.observation_stamp_ns) * 1e-9)
         return ""
+
+    def complain(self, policy_id: str, trouble: str) -> None:
+        """A policy says itself why it has no answer; forgotten at its next one."""
+        stream = self._streams.get(policy_id)
+        if stream is not None:
+            stream.complaint = trouble
 
     def begin_tick(self, now_ns: int, observation_stamp_ns: int) -> bool:
         """A tick with this observation in force; returns whether the observation is the one of the tick before."""
@@ -161,6 +169,11 @@ class RateBridge:
         stream = self._streams.get(policy_id)
         return stream.refusal if stream is not None else ""
 
+    def complaint(self, policy_id: str) -> str:
+        """Why this policy has no answer, as it says itself, "" if it says nothing."""
+        stream = self._streams.get(policy_id)
+        return stream.complaint if stream is not None else ""
+
     def staleness(self, policy_id: str, now_ns: int) -> str:
         """Why nothing that this policy said may be executed any more, "" if something may."""
         stream = self._streams.get(policy_id)
@@ -168,7 +181,8 @@ class RateBridge:
             return f"policy {policy_id!r} has sent no action"
         age_s = (now_ns - stream.chunks[-1].observation_stamp_ns) * 1e-9
         if age_s > self._lifetime_s(stream.chunks[-1]):
-            return f"policy {policy_id!r} is stale: its last action answers an observation {age_s:.2f} s old"
+            says = f"; it says: {stream.complaint}" if stream.complaint else ""
+            return f"policy {policy_id!r} is stale: its last action answers an observation {age_s:.2f} s old{says}"
         return ""
 
     def has_answered(self, policy_id: str, since_ns: int) -> bool:
@@ -230,6 +244,22 @@ class RateBridge:
         return Action(delta * pace, bool(newest.gripper_closed[index])), ""
 
     # parts
+
+    def _room(self) -> bool:
+        """Whether one policy more can be remembered; one that was silent for long is forgotten where it must be."""
+        if len(self._streams) < MAX_POLICIES:
+            return True
+        now_ns = self._in_force[-1][1] if self._in_force else 0
+
+        def heard_ns(policy_id: str) -> int:
+            chunks = self._streams[policy_id].chunks
+            return chunks[-1].observation_stamp_ns if chunks else 0
+
+        oldest = min(self._streams, key=heard_ns)
+        if now_ns - heard_ns(oldest) <= FORGET_S * 1e9:
+            return False
+        del self._streams[oldest]
+        return True
 
     def _refusal(self, chunk: ActionChunk) -> str:
         deltas = np.asarray(chunk.deltas)

@@ -64,6 +64,7 @@ class Door:
         self._authority = Authority(probation_ticks)
         self._events: list[Event] = []
         self._estop = ""
+        self._refused = ""  # whom the last request for a swap was refused
         self._target: Pose | None = None  # the last target that was sent
         self._holding = False
         self._gripper_closed = task.control.gripper is GripperUse.FIXED
@@ -132,16 +133,17 @@ class Door:
             self._authority.set(policy_id)
             return ""
         if policy_id:
-            if policy_id not in self._bridge.policies:
-                known = ", ".join(self._bridge.policies) or "none"
-                return f"policy {policy_id!r} has sent no action; policies heard: {known}"
-            refusal = self._bridge.refusal(policy_id)
-            trouble = f"policy {policy_id!r} refused: {refusal}" if refusal else ""
-            trouble = trouble or self._bridge.staleness(policy_id, now_ns)
+            trouble = self._unfit(policy_id, now_ns)
             if trouble:
+                self._tell_refused(policy_id, now_ns, trouble)
                 return trouble
+        self._refused = ""
         self._authority.request(policy_id, now_ns)
         return ""
+
+    def complain(self, policy_id: str, trouble: str) -> None:
+        """A policy says itself why it has no answer; on probation it loses the door for that."""
+        self._bridge.complain(policy_id, trouble)
 
     def take_events(self) -> list[Event]:
         """What happened since the last call: swaps and the force guard."""
@@ -279,6 +281,23 @@ class Door:
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
+    def _unfit(self, policy_id: str, now_ns: int) -> str:
+        """Why a policy must not be let in, "" if it may be."""
+        if policy_id not in self._bridge.policies:
+            known = ", ".join(self._bridge.policies) or "none"
+            return f"policy {policy_id!r} has sent no action; policies heard: {known}"
+        refusal = self._bridge.refusal(policy_id)
+        trouble = f"policy {policy_id!r} refused: {refusal}" if refusal else self._bridge.complaint(policy_id)
+        return trouble or self._bridge.staleness(policy_id, now_ns)
+
+    def _tell_refused(self, policy_id: str, now_ns: int, trouble: str) -> None:
+        """Once for a policy that is asked for again and again until it is ready."""
+        if policy_id != self._refused:
+            self._refused = policy_id
+            kind, previous = EventKind.SWAP_REFUSED, self.selected
+            event = Event(stamp_ns=now_ns, kind=kind, policy_id=policy_id, previous=previous, reason=trouble)
+            self._events.append(event)
+
     def _due(self, now_ns: int) -> tuple[Action | None, str]:
         """The selected policy's action for this tick, or why there is none."""
         return self._bridge.due(self.selected, now_ns, self._began[1]) if self.selected else (None, "")
@@ -296,7 +315,7 @@ class Door:
             return ""
         policy_id = self.selected
         action, missing = self._due(now_ns)
-        fault = self._bridge.refusal(policy_id) if policy_id else ""
+        fault = (self._bridge.refusal(policy_id) or self._bridge.complaint(policy_id)) if policy_id else ""
         if action is not None and np.abs(action.delta).max() > WILD:
             fault = fault or f"asks for {np.abs(action.delta).max():.3g}, must be within [-1, 1]"
         if answerable and in_episode and policy_id:

@@ -15,6 +15,7 @@ class EventKind(enum.StrEnum):
     SWAP_COMPLETED = "swap_completed"  # it has passed its probation
     SWAP_ROLLED_BACK = "swap_rolled_back"  # the old one has the door again
     SWAP_SUPERSEDED = "swap_superseded"  # another swap was asked for meanwhile
+    SWAP_REFUSED = "swap_refused"  # the policy does not answer, or not soundly: nothing changes
     ESTOP_LATCHED = "estop_latched"
     ESTOP_RELEASED = "estop_released"
     FORCE_GUARD = "force_guard"  # the contact force was above its limit

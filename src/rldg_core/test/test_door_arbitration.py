@@ -96,6 +96,16 @@ def test_only_so_many_policies_are_remembered(door):
     assert door.offer(make_chunk(PUSH, policy_id="p0")) == ""
 
 
+def test_a_policy_that_was_silent_for_long_makes_room_for_another(door):
+    assert not any(door.offer(make_chunk(PUSH, policy_id=f"p{i}")) for i in range(32))
+    tick(door, 100)
+    assert door.offer(make_chunk(PUSH, 100 * TICK_NS, policy_id="new"))  # 10 s: they may come back
+    door.offer(make_chunk(PUSH, 100 * TICK_NS, policy_id="p0"))
+    tick(door, 700)
+    assert door.offer(make_chunk(PUSH, 700 * TICK_NS, policy_id="new")) == ""
+    assert "new" in door.policies and "p0" in door.policies and "p1" not in door.policies
+
+
 def test_a_good_action_after_a_refused_one_drives_again(door):
     door.offer(make_chunk(np.full(6, np.nan)))
     door.offer(make_chunk(PUSH))

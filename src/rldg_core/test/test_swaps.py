@@ -183,7 +183,29 @@ def test_a_policy_that_is_still_cold_is_not_let_in_and_does_not_disturb_the_old_
     for _ in range(5):
         cell.tick()
         assert "has sent no action; policies heard: old" in cell.door.select("new", cell.now_ns)
-    assert all(step.policy_id == "old" and step.source is Source.POLICY for step in cell.steps) and not cell.events
+    cell.tick()
+    assert all(step.policy_id == "old" and step.source is Source.POLICY for step in cell.steps)
+    (told,) = cell.events  # once, however often it is asked for
+    assert (told.kind, told.policy_id, told.previous) == (EventKind.SWAP_REFUSED, "new", "old")
+    assert "has sent no action" in told.reason
+
+
+def test_a_policy_that_says_itself_why_it_has_no_answer_is_not_waited_for() -> None:
+    cell = Cell(steady("old", OLD), fails_after(8, FAULTS["crash"][0]))
+    for _ in range(5):
+        cell.tick()
+    cell.swap()
+    for _ in range(2):
+        assert cell.tick().policy_id == "new"
+    cell.door.complain("new", "policy 'new' returned an action that is not finite")
+    cell.door.complain("nobody", "is not known")
+    back = cell.tick()
+    assert (back.policy_id, back.source) == ("old", Source.POLICY) and "not finite" in back.reason
+    assert cell.events[-1].kind is EventKind.SWAP_ROLLED_BACK and "not finite" in cell.events[-1].reason
+    assert "not finite" in cell.door.select("new", cell.now_ns)
+    cell.policies[1] = steady("new", NEW)
+    cell.tick()
+    assert cell.door.select("new", cell.now_ns) == ""  # its next answer is sound: forgiven
 
 
 def slow(policy_id: str, every: int, length: int, latency_s: float, until: int = 10**6) -> Policy:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rldg_core.task import Task, load_robot
 from rldg_core.types import ActionChunk, Observation, Phase
+from rldg_evaluation.films import Camera, Image
 from rldg_evaluation.plan import OPERATOR, Trial, TriedPolicy
 from rldg_evaluation.running import TRACES, Job, Result, make_result
 from rldg_evaluation.trace import Trace, Tracer
@@ -77,6 +78,7 @@ class Stage:
         self._task = ""
         self._loop: Loop | None = None
         self._asked: _Asked | None = None
+        self._camera = Camera()
 
     def play(self, job: Job, trial: Trial) -> tuple[Result, Trace]:
         """Run one trial.
@@ -92,6 +94,8 @@ class Stage:
         person = Demonstrator(task, trial.seed) if self._asked is None else None
         if self._asked is not None:
             self._asked.begin()
+        wanted = self._asked is not None and self._camera.wants((trial.policy, task.name, trial.scene))
+        images: list[Image] = [tick.observation.image] if wanted else []
         number = 0
         while tick.status.phase is Phase.RUNNING:
             if self._asked is not None:
@@ -99,6 +103,8 @@ class Stage:
             step, tick = loop.step(None, person.command(tick) if person is not None else None)
             tracer.do(step)
             tracer.see(tick.observation, tick.truth.fixture_pose, tick.truth.object_pose)
+            if wanted:
+                images.append(tick.observation.image)
             number += 1
         trace = tracer.trace()
         result = make_result(
@@ -112,6 +118,8 @@ class Stage:
             trouble=self._asked.trouble if self._asked is not None else "",
             answer_ms=self._asked.mean_ms if self._asked is not None else 0.0,
         )
+        if wanted:
+            self._camera.keep(Path(job.folder), result, images, task.control.rate_hz)
         return result, trace
 
     def _enter(self, task: Task) -> Loop:
@@ -126,11 +134,9 @@ class Stage:
 _stage: tuple[str, Stage] | None = None  # of this process
 
 
-def play(job: Job, trial: Trial | None) -> Result | None:
+def play(job: Job, trial: Trial) -> Result:
     """Run a trial in this process, whose policy is loaded once; see `rldg_evaluation.running.Play`."""
     global _stage
-    if trial is None:
-        return None
     entry = job.loaded.policy(trial.policy)
     key = f"{job.plan_hash} {entry.name}"
     if _stage is None or _stage[0] != key:

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rldg_evaluation.analysis import Analysis, Cell, CycleTime
+from rldg_evaluation.learning import Curve
+from rldg_evaluation.statistics import wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,11 +37,14 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw(analysis: Analysis, actions: Mapping[str, Floats]) -> Iterator[tuple[str, str, Figure]]:
+def draw(
+    analysis: Analysis, actions: Mapping[str, Floats], learning: Sequence[Curve] = ()
+) -> Iterator[tuple[str, str, Figure]]:
     """Name, description and figure of each; the caller closes them.
 
     Args:
         actions: by policy, those executed near the reference pose, (n, 6); may be empty.
+        learning: curves of training runs; may be empty.
     """
     names = [policy.name for policy in analysis.provenance.policies]
     with plt.rc_context(_STYLE):
@@ -51,6 +56,12 @@ def draw(analysis: Analysis, actions: Mapping[str, Floats]) -> Iterator[tuple[st
             yield "failures", "How trials failed", _failures(analysis.cells, names)
         if any(len(part) for part in actions.values()):
             yield "actions", "Density of executed actions near the reference pose", _actions(actions, names)
+        if any(curve.counts for curve in learning):
+            yield (
+                "learning",
+                "Success at the checks of the training runs, with 95 % intervals (Wilson)",
+                _learning(learning),
+            )
 
 
 def colour(names: Sequence[str], name: str) -> str:
@@ -139,6 +150,22 @@ def _actions(actions: Mapping[str, Floats], names: Sequence[str]) -> Figure:
         axes.axhline(0.0, color="0.8", linewidth=0.8)
         axes.axvline(0.0, color="0.8", linewidth=0.8)
         axes.set(title=f"{name}, {len(x)} steps", xlabel="x", ylabel="y", aspect="equal", xlim=(-1, 1), ylim=(-1, 1))
+    return figure
+
+
+def _learning(curves: Sequence[Curve]) -> Figure:
+    figure, axes = plt.subplots(figsize=(_WIDTH_IN, 3.0), layout="constrained")
+    for i, curve in enumerate(curves):
+        colour_, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        rates = [100.0 * count.rate for count in curve.counts]
+        low, high = ([100.0 * wilson(count)[end] for count in curve.counts] for end in (0, 1))
+        name = curve.run.rstrip("/").rpartition("/")[2]
+        axes.plot(curve.env_steps, rates, f"{marker}-", color=colour_, markersize=4, label=name)
+        axes.fill_between(curve.env_steps, low, high, color=colour_, alpha=0.12, linewidth=0)
+    axes.set(xlabel="environment steps", ylabel="success alone [%]", ylim=(-2, 102))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    _legend(figure, len(curves))
     return figure
 
 

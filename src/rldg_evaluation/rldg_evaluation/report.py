@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -12,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rldg_evaluation.analysis import Analysis, Cell, Comparison, analyse, show_p
+from rldg_evaluation.films import FILMS, KEPT, poster
+from rldg_evaluation.learning import Curve, read_curve
 from rldg_evaluation.plan import LoadedPlan, Near
 from rldg_evaluation.running import TRACES, Result, read_plan, read_results
 from rldg_evaluation.statistics import Interval
 from rldg_evaluation.trace import Trace
 
 PAGE, DATA = "report.html", "report.json"
+MOST_FILMS = 40  # of at most 150 kB each: a page that a phone opens
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -28,6 +32,9 @@ h1 { font-size: 1.5rem; margin: 0.8rem 0 0.2rem; } h2 { font-size: 1.15rem; marg
 .note { color: #555; font-size: 0.9rem; }
 figure { margin: 0.8rem 0; } figure img { width: 100%; max-width: 34rem; height: auto; display: block; }
 figcaption { color: #555; font-size: 0.9rem; }
+.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 0.8rem; }
+.films figure { margin: 0; } .films video { width: 100%; aspect-ratio: 1; background: #ddd; display: block; }
+.films figcaption { font-size: 0.8rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
@@ -38,24 +45,30 @@ code { overflow-wrap: anywhere; font-size: 0.85em; } dt { font-weight: 600; } dd
 """
 
 
-def write_report(folder: Path) -> Analysis:
+def write_report(folder: Path, runs: Sequence[Path] = ()) -> Analysis:
     """Write ``report.html``, ``report.json`` and the figures into the folder of a run.
+
+    Args:
+        runs: folders of the training runs whose learning curves belong to it.
 
     Raises:
         EvaluationError: there is no run, or it is damaged.
+        ValueError: a folder of a training run is none.
     """
     from rldg_evaluation import figures
 
+    curves = [read_curve(run) for run in runs]
     loaded, results = read_plan(folder), read_results(folder)
     analysis = analyse(loaded, results)
     actions, unread = actions_near(folder, results, loaded.plan.actions_near)
     pictures = []
-    for name, caption, figure in figures.draw(analysis, actions):
+    for name, caption, figure in figures.draw(analysis, actions, curves):
         figure.savefig(folder / f"{name}.png", dpi=150)
         pictures.append((name, caption, figures.svg(figure)))
         figures.plt.close(figure)
     _put(folder / DATA, msgspec.json.format(msgspec.json.encode(analysis)))
-    _put(folder / PAGE, page(loaded, analysis, pictures, unread).encode())
+    films = _films(folder, loaded, results)
+    _put(folder / PAGE, page(loaded, analysis, pictures, unread, films, curves).encode())
     return analysis
 
 
@@ -84,14 +97,44 @@ def actions_near(
     return {name: np.concatenate(parts) for name, parts in gathered.items()}, unread
 
 
+def _films(folder: Path, loaded: LoadedPlan, results: Iterable[Result]) -> list[tuple[str, bytes, bytes]]:
+    """Caption, film and poster of the first trials of each policy in each scene; without those that are damaged."""
+    order = [policy.name for policy in loaded.plan.policies]
+    shown: Counter[tuple[tuple[str, str, str], bool]] = Counter()
+    films = []
+    for result in sorted(results, key=lambda r: (r.task, r.scene, order.index(r.policy), not r.success, r.trial)):
+        path = folder / FILMS / f"{result.trial}.mp4"
+        which = result.cell, result.success
+        if not path.is_file() or shown[which] >= KEPT[result.success] or len(films) >= MOST_FILMS:
+            continue
+        film = path.read_bytes()
+        try:
+            still = poster(film)
+        except ValueError:
+            continue
+        shown[which] += 1
+        what = "success" if result.success else result.failure.value
+        films.append(
+            (f"{result.policy}, {result.scene}, seed {result.seed}: {what}, {result.robot_s:.1f} s", film, still)
+        )
+    return films
+
+
 def page(
-    loaded: LoadedPlan, analysis: Analysis, pictures: Sequence[tuple[str, str, bytes]], unread: Sequence[str] = ()
+    loaded: LoadedPlan,
+    analysis: Analysis,
+    pictures: Sequence[tuple[str, str, bytes]],
+    unread: Sequence[str] = (),
+    films: Sequence[tuple[str, bytes, bytes]] = (),
+    curves: Sequence[Curve] = (),
 ) -> str:
     """The HTML page, which is well-formed XML too.
 
     Args:
         pictures: name, caption and SVG of each.
         unread: what could not be shown, one line each.
+        films: caption, MP4 and JPEG of each.
+        curves: of training runs; their picture is called ``learning``.
     """
     shown = {name: _figure(caption, image) for name, caption, image in pictures}
     times = "".join(figure for name, figure in shown.items() if name.startswith("cycle_times_"))
@@ -102,7 +145,9 @@ def page(
         ("Cycle times", times + _time_tables(analysis)),
         ("Failures", shown.get("failures", "") + _failure_table(analysis)),
         ("Actions near the reference pose", shown.get("actions", "") + _near(loaded, unread, "actions" in shown)),
-        ("Where the numbers come from", _provenance(loaded, analysis)),
+        ("Films", _grid(films)),
+        ("Learning curves", shown.get("learning", "")),
+        ("Where the numbers come from", _provenance(loaded, analysis, curves)),
     ]
     body = "".join(f"<h2>{title}</h2>{content}" for title, content in sections if content)
     name = escape(loaded.plan.name)
@@ -119,6 +164,26 @@ def _figure(caption: str, image: bytes) -> str:
     data = base64.b64encode(image).decode()
     text = escape(caption)
     return f'<figure><img alt="{text}" src="data:image/svg+xml;base64,{data}"/><figcaption>{text}</figcaption></figure>'
+
+
+def _grid(films: Sequence[tuple[str, bytes, bytes]]) -> str:
+    """Films that begin when they are touched; until then each shows how it ends."""
+    if not films:
+        return ""
+    cells = []
+    for caption, film, still in films:
+        text, video, image = escape(caption), base64.b64encode(film).decode(), base64.b64encode(still).decode()
+        cells.append(
+            f'<figure><video controls="controls" playsinline="playsinline" muted="muted" preload="none" '
+            f'poster="data:image/jpeg;base64,{image}" src="data:video/mp4;base64,{video}" title="{text}"></video>'
+            f"<figcaption>{text}</figcaption></figure>"
+        )
+    successes, failures = KEPT[True], KEPT[False]
+    note = (
+        f"The wrist camera in robot time: of each policy in each scene the first successes (up to {successes}) "
+        f"and the first failures (up to {failures}), chosen by nobody. Each film shows how it ends until it is started."
+    )
+    return f'<div class="films">{"".join(cells)}</div><p class="note">{note}</p>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -236,7 +301,7 @@ def _near(loaded: LoadedPlan, unread: Sequence[str], drawn: bool) -> str:
     return f'<p class="note">{escape(said + lost)}</p>'
 
 
-def _provenance(loaded: LoadedPlan, analysis: Analysis) -> str:
+def _provenance(loaded: LoadedPlan, analysis: Analysis, curves: Sequence[Curve]) -> str:
     origin = analysis.provenance
     facts = [
         ("Plan", f"{origin.plan}, sha256 {origin.plan_hash}"),
@@ -251,6 +316,7 @@ def _provenance(loaded: LoadedPlan, analysis: Analysis) -> str:
         facts.append(
             (f"Policy {policy.name}", "; ".join(part for part in (f"type {policy.type}", told, where) if part))
         )
+    facts += [(f"Training run {curve.run}", f"{len(curve.counts)} checks") for curve in curves]
     if origin.bags:
         facts.append(("Bags", ", ".join(origin.bags)))
     listed = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(text)}</code></dd>" for name, text in facts)

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from rldg_core.types import Change, Outcome
-from rldg_evaluation.plan import OPERATOR, EvaluationError, LoadedPlan, Stop, Trial
+from rldg_evaluation.plan import OPERATOR, EvaluationError, LoadedPlan, Stop, Trial, TriedPolicy
 from rldg_evaluation.statistics import Count, confidence_sequence
 from rldg_evaluation.trace import Failure, Trace, failure_mode
 from rldg_recorder.executors import Executor
@@ -262,18 +262,18 @@ def make_result(
 
 
 class Play(Protocol):
-    def __call__(self, job: Job, trial: Trial | None) -> Result | None:
-        """Run a trial; None for one that is not wanted any more. Raises ValueError where the policy cannot be made."""
+    def __call__(self, job: Job, trial: Trial) -> Result:
+        """Run a trial. Raises ValueError where the policy cannot be made."""
 
 
 class _Bound:
-    """Picklable: a job and how to run its trials."""
+    """Picklable: the jobs of some policies and how to run their trials."""
 
-    def __init__(self, play: Play, job: Job) -> None:
-        self._play, self._job = play, job
+    def __init__(self, play: Play, jobs: Mapping[str, Job]) -> None:
+        self._play, self._jobs = play, jobs
 
     def __call__(self, trial: Trial | None) -> Result | None:
-        return self._play(self._job, trial)
+        return None if trial is None else self._play(self._jobs[trial.policy], trial)
 
 
 class Stopper:
@@ -315,38 +315,52 @@ class _Wanted(Sequence[Trial | None]):
 
 
 def run(
-    loaded: LoadedPlan, store: Store, play: Play, executor: Executor, software: str = ""
+    loaded: LoadedPlan, store: Store, play: Play, executor: Executor, software: str = "", interleaved: bool = False
 ) -> Iterator[Result | None]:
     """Run what is left of a plan and yield each result once it is kept; None for a trial that was not needed.
 
     One policy after the other, so that a process never loads two of them: torch and JAX do not share one, and in
-    simulation the order of trials changes nothing.
+    processes the order of trials changes nothing.
+
+    Args:
+        interleaved: in the order of the plan instead, the scripted operator's trials last: policies take turns, so that
+            drift of the rig meets all of them alike.
 
     Raises:
         EvaluationError: a checkpoint is not the one that the trials there were made with.
         TaskError: (of rldg_recorder.executors) a policy could not be made, or a process died.
     """
     stopper = Stopper(loaded.plan.stop, store.results)
-    for policy in loaded.plan.policies:
-        done = {result.trial: result for result in store.results if result.policy == policy.name}
-        digest = checkpoint_sha256(policy.checkpoint)
-        other = next((result for result in done.values() if result.checkpoint_sha256 != digest), None)
-        if other is not None:
-            raise EvaluationError(
-                f"{store.folder}: policy {policy.name}: checkpoint {policy.checkpoint} has changed since trial "
-                f"{other.trial} ({other.checkpoint_sha256[:12]}, now {digest[:12]}); choose another --out"
-            )
-        left = [trial for trial in loaded.trials if trial.policy == policy.name and trial.id not in done]
-        job = Job(
-            loaded=loaded,
-            plan_hash=loaded.hash,
-            folder=str(store.folder),
-            checkpoint_sha256=digest,
-            software=software,
-        )
-        work: Callable[[Trial | None], Result | None] = _Bound(play, job)
+    jobs = {policy.name: _job(loaded, store, policy, software) for policy in loaded.plan.policies}
+    groups = [[name] for name in jobs]
+    if interleaved:
+        people = [policy.name for policy in loaded.plan.policies if policy.type == OPERATOR]
+        groups = [[name for name in jobs if name not in people], people]
+    done = {result.trial for result in store.results}
+    for names in groups:
+        left = [trial for trial in loaded.trials if trial.policy in names and trial.id not in done]
+        work: Callable[[Trial | None], Result | None] = _Bound(play, {name: jobs[name] for name in names})
         for result in executor.map_in_order(work, _Wanted(left, loaded, stopper)):
             if result is not None:
                 store.append(result)
                 stopper.add(result)
             yield result
+
+
+def _job(loaded: LoadedPlan, store: Store, policy: TriedPolicy, software: str) -> Job:
+    """Of a policy whose checkpoint is still the one that its trials so far were made with; else EvaluationError."""
+    digest = checkpoint_sha256(policy.checkpoint)
+    mine = (result for result in store.results if result.policy == policy.name)
+    other = next((result for result in mine if result.checkpoint_sha256 != digest), None)
+    if other is not None:
+        raise EvaluationError(
+            f"{store.folder}: policy {policy.name}: checkpoint {policy.checkpoint} has changed since trial "
+            f"{other.trial} ({other.checkpoint_sha256[:12]}, now {digest[:12]}); choose another --out"
+        )
+    return Job(
+        loaded=loaded,
+        plan_hash=loaded.hash,
+        folder=str(store.folder),
+        checkpoint_sha256=digest,
+        software=software,
+    )

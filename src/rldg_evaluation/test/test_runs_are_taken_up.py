@@ -47,10 +47,8 @@ def outcome_of(trial: Trial) -> Outcome:
     return Outcome.SUCCESS if trial.policy == "operator" else Outcome.TIMEOUT
 
 
-def pretend(job: Job, trial: Trial | None) -> Result | None:
+def pretend(job: Job, trial: Trial) -> Result:
     """A runner without a robot."""
-    if trial is None:
-        return None
     outcome = outcome_of(trial)
     return Result(
         plan=job.plan_hash,
@@ -93,6 +91,17 @@ def test_every_trial_is_run_once_and_read_back(tmp_path: Path) -> None:
     assert read_results(tmp_path / "run") == results
     assert read_plan(tmp_path / "run") == loaded and read_plan(tmp_path / "run").hash == loaded.hash
     assert everything(loaded, tmp_path / "run") == results  # nothing is left to do
+
+
+def test_policies_take_turns_in_the_order_of_the_plan_and_the_operator_comes_last(tmp_path: Path) -> None:
+    loaded = plan(policies=[*DATA["policies"], {"name": "up", "type": "scripted"}])
+    with Store(tmp_path, loaded) as store:
+        for _ in run(loaded, store, pretend, make_executor("serial", 1), interleaved=True):
+            pass
+        tried = [result.trial for result in store.results]
+    driven = [trial for trial in loaded.trials if trial.policy != "operator"]
+    assert tried[:8] == [trial.id for trial in driven] and len(tried) == 12
+    assert len({trial.policy for trial in driven[:3]}) == 2  # not one after the other
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 7))

@@ -15,6 +15,7 @@ from rldg_core.types import ActionChunk, Observation
 GROUP = "rldg.policies"
 _OWN = {  # known without installation metadata too
     "scripted": "rldg_policies.scripted:make_scripted",
+    "faulty": "rldg_policies.faulty:make_faulty",
     "openvla": "rldg_policies.generalist:make_openvla",
     "octo": "rldg_policies.generalist:make_octo",
 }

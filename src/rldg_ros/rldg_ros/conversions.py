@@ -235,20 +235,15 @@ def _chunk_values(chunk: ActionChunk, stamp_ns: int) -> Values:
 
 
 def _chunk(values: Values) -> ActionChunk:
-    """Sizes are checked here; whether values are finite, fresh and in the right frame is for the door to say, which
-    records what it refuses.
+    """As it came: whether sizes fit, values are finite, fresh and in the right frame is for the door to say, which
+    records what it refuses. Deltas that are no whole number of actions stay a single row.
     """
     _, _, frame_id, sec, nanosec, policy_id, period_s, deltas, gripper_closed = values
-    length = len(gripper_closed)
-    if length == 0 or len(deltas) != ACTION_SIZE * length:
-        raise ValueError(
-            f"action of policy {policy_id!r}: {len(deltas)} deltas for {length} gripper states; "
-            f"must be {ACTION_SIZE} for each, at least one of each"
-        )
+    rows = np.array(deltas, dtype=np.float64)
     return ActionChunk(
         observation_stamp_ns=sec * _NS + nanosec,
         policy_id=policy_id,
-        deltas=np.array(deltas, dtype=np.float64).reshape(length, ACTION_SIZE),
+        deltas=rows.reshape(-1, ACTION_SIZE) if len(rows) % ACTION_SIZE == 0 else rows[None],
         gripper_closed=np.array(gripper_closed, dtype=np.bool_),
         period_s=period_s,
         frame_id=frame_id,

@@ -23,6 +23,7 @@ from types import FrameType, TracebackType
 
 from rldg_bringup.launch_runner.plan import Process, resolve
 from rldg_bringup.packages import find_executable, find_share
+from rldg_bringup.shared_memory import remove_abandoned
 
 # What a child does before it becomes the program. It is a program itself, because preexec_fn may dead-lock where other
 # threads run, and DDS has several. Ignored signals are inherited: SIGPIPE from Python, SIGINT from background jobs.
@@ -278,6 +279,8 @@ class Launch:
         child.partial.clear()
         with self._news:
             child.popen = None
+        if code == -signal.SIGKILL:
+            remove_abandoned()  # it could not free its shared memory: a node that dies again and again would fill it
         self._log_end(child, popen.pid, code)
 
     def _log_end(self, child: _Child, pid: int, code: int) -> None:
