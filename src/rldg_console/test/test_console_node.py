@@ -145,7 +145,9 @@ def test_an_event_of_the_cell_is_shown_and_nonsense_is_reported(setup: Setup) ->
     with setup.join() as socket:
         events.publish(String(data="{kind: party, stamp_ns: 1}"))
         events.publish(String(data=Event(stamp_ns=1, kind=EventKind.FORCE_GUARD, reason="52 N").yaml()))
-        (entry,) = setup.hear(socket, "events")["value"]
+        while not (entries := setup.hear(socket, "events")["value"]):
+            pass  # that sheet was written before the event came
+    (entry,) = entries
     assert (entry["level"], entry["text"]) == ("bad", "force guard: 52 N")
     assert "topic event" in setup.node._checks
 
