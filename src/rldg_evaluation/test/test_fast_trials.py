@@ -149,6 +149,5 @@ def test_a_policy_that_cannot_be_made_is_named(tmp_path) -> None:
         fast.play(job(loaded, tmp_path), loaded.trials[0])
 
 
-def test_a_trial_that_is_not_wanted_any_more_costs_nothing(tmp_path) -> None:
-    assert fast.play(job(plan({"name": "operator", "type": "operator"}), tmp_path), None) is None
+def test_the_operator_has_no_parameters() -> None:
     assert TriedPolicy(name="a", type="operator").all_parameters == {}
