@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from rldg_bringup.testing import running_cell
-from rldg_console.testing import CHROMIUM, Browser
 from rldg_core.events import Event, EventKind, parse_event
 from rldg_core.types import Outcome, Phase, Source
+from rldg_evaluation.browser import CHROMIUM, Browser
 
 READY_S = 60.0
 REPORT_S = 1.2  # diagnostics come once a second

@@ -112,6 +112,6 @@ def test_an_estop_outlives_the_arbiter_that_latched_it(tmp_path: Path) -> None:
         runner.wait_until_ready(60.0)
         watch.steps.clear()
         runner.start_episodes(count=1)
-        runner.spin(3.0)
-        assert len(watch.steps) > 5
+        # the arbiter is active before it has found everybody again
+        runner.spin_until(lambda: len(watch.steps) > 5, 30.0, "steps")
         assert all(step.source is Source.HOLD and "e-stop" in step.reason for _, step in watch.steps)

@@ -11,8 +11,8 @@ from rldg_interfaces.msg import Step
 
 from rldg_bringup.episode_runner_node import EpisodeRunner
 from rldg_bringup.testing import running_cell
-from rldg_console.testing import CHROMIUM, Browser
 from rldg_core.types import Source
+from rldg_evaluation.browser import CHROMIUM, Browser
 from rldg_ros import qos
 from rldg_ros.conversions import step_from_msg
 

@@ -13,10 +13,10 @@ from test_state import step
 from rldg_console.board import Board
 from rldg_console.messages import Estop, Label, Start, Swap
 from rldg_console.state import CellState, Entry
-from rldg_console.testing import CHROMIUM, Browser
 from rldg_core.task import load_task
 from rldg_core.testing import TICK_NS
 from rldg_core.types import ActionChunk, EpisodeStatus, Outcome, Phase, Source
+from rldg_evaluation.browser import CHROMIUM, Browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 TASK = load_task("usb_insertion")

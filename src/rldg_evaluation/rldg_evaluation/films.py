@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from rldg_evaluation.running import Result
+if TYPE_CHECKING:  # it brings scipy along, which a demo can do without
+    from rldg_evaluation.running import Result
 
 Image = npt.NDArray[np.uint8]
 

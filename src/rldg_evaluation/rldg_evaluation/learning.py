@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rldg_evaluation.statistics import Count
+if TYPE_CHECKING:  # it brings scipy along, which a training can do without
+    from rldg_evaluation.statistics import Count
 
 EVENTS = "events.jsonl"
 
@@ -51,6 +52,8 @@ def read_curve(run: Path) -> Curve:
     Raises:
         ValueError: it is no run, or its events are of another form; one line.
     """
+    from rldg_evaluation.statistics import Count
+
     try:
         found = checks(read_events(run))
         counts = [Count(each["evaluation"]["successes"], each["evaluation"]["trials"]) for each in found]

@@ -7,12 +7,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from made_up import result
 
 from rldg_core.types import Outcome
 from rldg_evaluation.agreement import AGREEMENT, agree, pair_up, write_agreement
 from rldg_evaluation.plan import EvaluationPlan, LoadedPlan, prepare
-from rldg_evaluation.running import TRACES, Result, Store
-from rldg_evaluation.trace import Failure, Trace
+from rldg_evaluation.running import TRACES, Store
+from rldg_evaluation.trace import Trace
 
 DATA = {
     "name": "both",
@@ -42,33 +43,7 @@ def keep(folder: Path, loaded: LoadedPlan, outcomes: list[Outcome], steps: int =
     )
     with Store(folder, loaded) as store:
         for trial, outcome in zip(sorted(loaded.trials, key=lambda t: t.id), outcomes, strict=True):
-            store.append(
-                Result(
-                    plan=loaded.hash,
-                    trial=trial.id,
-                    policy=trial.policy,
-                    checkpoint_sha256="",
-                    task="usb_insertion",
-                    scene=trial.scene,
-                    seed=trial.seed,
-                    outcome=outcome,
-                    reason="",
-                    failure=Failure.NONE if outcome is Outcome.SUCCESS else Failure.FAR,
-                    steps=steps,
-                    robot_s=0.1 * steps,
-                    closest_m=0.0,
-                    mean_force_n=0.0,
-                    peak_force_n=0.0,
-                    mean_torque_nm=0.0,
-                    limited_steps=0,
-                    guarded_steps=0,
-                    refused_steps=0,
-                    trouble="",
-                    answer_ms=0.0,
-                    wall_s=0.1,
-                    runner="",
-                )
-            )
+            store.append(result(loaded, trial, outcome, steps=steps, robot_s=0.1 * steps, runner=""))
             trace.save(folder / TRACES / f"{trial.id}.npz")
     return folder
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import shutil
-import subprocess
 from pathlib import Path
 
 import av
+import made_up
 import msgspec
 import numpy as np
 import pytest
@@ -15,12 +14,12 @@ from PIL import Image
 
 from rldg_core.types import Outcome
 from rldg_evaluation import films, report
+from rldg_evaluation.browser import CHROMIUM, Browser
 from rldg_evaluation.films import FILMS, MOST_BYTES, SIDE_PX, Camera, Film, poster, small_film
 from rldg_evaluation.learning import EVENTS, read_curve
 from rldg_evaluation.plan import EvaluationPlan, LoadedPlan, prepare
 from rldg_evaluation.report import PAGE, write_report
 from rldg_evaluation.running import Result, Store
-from rldg_evaluation.trace import Failure
 
 RNG = np.random.default_rng(0)
 DATA = {
@@ -37,26 +36,7 @@ def plan() -> LoadedPlan:
 
 def result(loaded: LoadedPlan, number: int, outcome: Outcome) -> Result:
     trial = sorted(loaded.trials, key=lambda each: each.id)[number]
-    numbers = dict.fromkeys(("closest_m", "mean_force_n", "peak_force_n", "mean_torque_nm", "answer_ms", "wall_s"), 0.0)
-    counts = dict.fromkeys(("limited_steps", "guarded_steps", "refused_steps"), 0)
-    return Result(
-        plan=loaded.hash,
-        trial=trial.id,
-        policy="p",
-        checkpoint_sha256="",
-        task="usb_insertion",
-        scene="seen",
-        seed=trial.seed,
-        outcome=outcome,
-        reason="",
-        failure=Failure.NONE if outcome is Outcome.SUCCESS else Failure.STUCK,
-        steps=10,
-        robot_s=1.0,
-        trouble="",
-        runner="fast",
-        **numbers,
-        **counts,
-    )
+    return made_up.result(loaded, trial, outcome, steps=10, robot_s=1.0)
 
 
 def moving(frames: int = 20, side: int = 256) -> list[np.ndarray]:
@@ -132,12 +112,7 @@ def test_films_are_on_the_page_with_what_came_of_them(tmp_path: Path) -> None:
     assert ": stuck in contact, 1.0 s" in text
 
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_browser_plays_the_films_on_a_page_as_narrow_as_a_phone(tmp_path: Path) -> None:
     loaded, camera = plan(), Camera()
     with Store(tmp_path, loaded) as store:
@@ -146,25 +121,14 @@ def test_a_browser_plays_the_films_on_a_page_as_narrow_as_a_phone(tmp_path: Path
             store.append(told)
             camera.keep(tmp_path, told, moving(5), 10.0)
     write_report(tmp_path)
-    probe = tmp_path / "probe.html"
-    script = """<script>addEventListener("load", async () => {
-      const films = [...document.querySelectorAll("video")];
-      const widths = await Promise.all(films.map(film => new Promise(done => {
-        film.addEventListener("loadeddata", () => done(film.videoWidth));
-        film.addEventListener("error", () => done("broken"));
-        film.preload = "auto"; film.load();
-      })));
-      document.title = `${document.documentElement.scrollWidth <= innerWidth} ${widths}`;
-    })</script></body>"""
-    probe.write_text((tmp_path / PAGE).read_text().replace("</body>", script))
-    command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/user"]
-    done = subprocess.run(
-        [*command, "--window-size=500,900", "--virtual-time-budget=20000", "--dump-dom", probe.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=100.0,
-    )
-    assert "<title>true 160,160</title>" in done.stdout
+    with Browser((tmp_path / PAGE).as_uri(), tmp_path / "profile", (500, 900)) as browser:
+        assert browser.js("document.documentElement.scrollWidth <= innerWidth")
+        widths = """Promise.all([...document.querySelectorAll("video")].map(film => new Promise(done => {
+          film.addEventListener("loadeddata", () => done(film.videoWidth));
+          film.addEventListener("error", () => done("broken"));
+          film.preload = "auto"; film.load();
+        })))"""
+        assert browser.js(widths) == [160, 160]
 
 
 def test_no_more_films_than_a_page_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

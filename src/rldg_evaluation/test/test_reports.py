@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -14,14 +12,18 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
+from made_up import result
 
 from rldg_core.types import Outcome
 from rldg_evaluation.analysis import analyse
+from rldg_evaluation.browser import CHROMIUM, Browser
 from rldg_evaluation.plan import EvaluationError, EvaluationPlan, LoadedPlan, Trial, prepare
 from rldg_evaluation.report import DATA, PAGE, actions_near, write_report
 from rldg_evaluation.running import TRACES, Result, Store
 from rldg_evaluation.statistics import mcnemar, wilson
-from rldg_evaluation.trace import Failure, Trace
+from rldg_evaluation.trace import Trace
+
+PHONE_PX = (500, 900)
 
 PLAN = {
     "name": "told",
@@ -35,36 +37,6 @@ Decide = Callable[[Trial, int], Outcome]
 
 def plan(**changes: object) -> LoadedPlan:
     return prepare(msgspec.convert(PLAN | changes, EvaluationPlan, strict=False))
-
-
-def result(loaded: LoadedPlan, trial: Trial, outcome: Outcome, **changes: object) -> Result:
-    fields = {
-        "plan": loaded.hash,
-        "trial": trial.id,
-        "policy": trial.policy,
-        "checkpoint_sha256": "",
-        "task": loaded.tasks[trial.task].name,
-        "scene": trial.scene,
-        "seed": trial.seed,
-        "outcome": outcome,
-        "reason": "",
-        "failure": Failure.NONE if outcome is Outcome.SUCCESS else Failure.STUCK,
-        "steps": 50,
-        "robot_s": 5.0,
-        "closest_m": 0.01,
-        "mean_force_n": 1.0,
-        "peak_force_n": 9.0,
-        "mean_torque_nm": 0.1,
-        "limited_steps": 1,
-        "guarded_steps": 0,
-        "refused_steps": 0,
-        "trouble": "",
-        "answer_ms": 2.0,
-        "wall_s": 0.5,
-        "runner": "fast",
-        "software": "abc1234",
-    }
-    return Result(**(fields | changes))  # type: ignore[arg-type]
 
 
 def results(loaded: LoadedPlan, decide: Decide) -> list[Result]:
@@ -273,24 +245,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_browser_shows_the_page_without_scrolling_sideways(report: Path, tmp_path: Path) -> None:
-    probe = tmp_path / "probe.html"
-    script = """<script>addEventListener("load", () => {
-      const broken = [...document.images].filter(i => !i.naturalWidth).length;
-      document.title = `${document.documentElement.scrollWidth <= innerWidth} ${broken} ${document.images.length}`;
-    })</script></body>"""
-    probe.write_text((report / PAGE).read_text().replace("</body>", script))
-    command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/user"]
-    done = subprocess.run(
-        [*command, "--window-size=500,900", "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=100.0,
-    )
-    assert "<title>true 0 4</title>" in done.stdout
+    with Browser((report / PAGE).as_uri(), tmp_path / "profile", PHONE_PX) as browser:
+        assert browser.js("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.js("[...document.images].map(image => image.naturalWidth > 0)") == [True] * 4

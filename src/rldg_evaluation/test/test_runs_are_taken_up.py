@@ -179,13 +179,25 @@ def test_trials_stop_as_soon_as_the_side_is_clear(tmp_path) -> None:
     assert everything(loaded, tmp_path) == results
 
 
+def test_a_trial_that_is_not_wanted_any_more_costs_nothing(tmp_path) -> None:
+    loaded, played = plan(trials=60, stop={"against": 0.8}), list[str]()
+
+    def count(job: Job, trial: Trial) -> Result:
+        played.append(trial.id)
+        return pretend(job, trial)
+
+    with Store(tmp_path, loaded) as store:
+        told = list(run(loaded, store, count, make_executor("serial", 1)))
+    assert len(told) == 120 and told.count(None) == 120 - len(played) == 120 - 32
+
+
 def test_without_a_rule_nothing_stops() -> None:
     stopper = Stopper(None, [])
     assert not any(stopper.is_closed(trial, "usb_insertion") for trial in plan(trials=100).trials)
 
 
-def fail_at_three(job: Job, trial: Trial | None) -> Result | None:
-    if trial is not None and len(read_results(Path(job.folder))) == 3:
+def fail_at_three(job: Job, trial: Trial) -> Result:
+    if len(read_results(Path(job.folder))) == 3:
         raise ValueError("the cable is out")
     return pretend(job, trial)
 
