@@ -19,10 +19,12 @@ MAY_IMPORT = {
     "rldg_rl": {"rldg_core", "rldg_recorder", "rldg_policies", "rldg_sim"},
     "rldg_evaluation": {"rldg_core", "rldg_recorder", "rldg_policies", "rldg_sim"},
     "rldg_console": {"rldg_core", "rldg_evaluation"},
+    "rldg_experiments": {"rldg_core", "rldg_recorder", "rldg_policies", "rldg_rl", "rldg_evaluation"},
     "rldg_bringup": {
         "rldg_core",
         "rldg_console",
         "rldg_evaluation",
+        "rldg_experiments",
         "rldg_ros",
         "rldg_sim",
         "rldg_control",

@@ -21,8 +21,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from rldg_interfaces.action import RunEpisodes
-from rldg_interfaces.msg import Episode, Step
+from rldg_interfaces.msg import Episode
 from rldg_interfaces.msg import Observation as ObservationMsg
+from rldg_interfaces.msg import Step as StepMsg
 from rldg_interfaces.srv import SelectPolicy
 from sensor_msgs.msg import Image as ImageMsg
 from std_msgs.msg import String
@@ -31,7 +32,7 @@ from std_srvs.srv import SetBool, Trigger
 from rldg_bringup.episode_report import EpisodeReport
 from rldg_bringup.pictures import Image
 from rldg_core.events import Event, EventKind, parse_event
-from rldg_core.types import Observation, Outcome
+from rldg_core.types import Observation, Outcome, Step
 from rldg_ros import qos
 from rldg_ros.conversions import episode_from_msg, image_from_msg, observation_from_msg, step_from_msg
 from rldg_ros.main import make_executor
@@ -65,7 +66,7 @@ class EpisodeRunner:
         self._report = EpisodeReport()
         self._ended: list[EpisodeReport] = []
         if follow:
-            self.listen(Step, "step", self._on_step, qos.reliable(50))
+            self.listen(StepMsg, "step", self._on_step, qos.reliable(50))
             self.listen(Episode, "episode", self._on_episode, qos.latched())
 
     def __enter__(self) -> EpisodeRunner:
@@ -83,8 +84,14 @@ class EpisodeRunner:
         """Have ``handler`` called with the messages of a topic while this object spins."""
         self.node.create_subscription(kind, topic, handler, profile)
 
-    def watch(self, on_scene: Callable[[Image], None], on_observation: Callable[[Observation], None]) -> None:
-        """Have the scene camera's images, shape (side, side, 3), and the observations handed over."""
+    def watch(
+        self,
+        on_scene: Callable[[Image], None],
+        on_observation: Callable[[Observation], None],
+        on_step: Callable[[Step], None] = lambda step: None,
+    ) -> None:
+        """Have the scene camera's images, shape (side, side, 3), the observations and the steps handed over."""
+        self.listen(StepMsg, "step", lambda msg: on_step(step_from_msg(msg)), qos.reliable(50))
         self.listen(ImageMsg, "scene/color/image_raw", lambda msg: on_scene(image_from_msg(msg)), qos.reliable())
         self.listen(
             ObservationMsg, "observation", lambda msg: on_observation(observation_from_msg(msg)), qos.reliable(5)
@@ -281,7 +288,7 @@ class EpisodeRunner:
         if self._report.complete:
             self._deliver()
 
-    def _on_step(self, msg: Step) -> None:
+    def _on_step(self, msg: StepMsg) -> None:
         self._report.add(step_from_msg(msg))
         if self._report.complete:
             self._deliver()

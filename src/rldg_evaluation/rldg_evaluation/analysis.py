@@ -168,11 +168,11 @@ def analyse(loaded: LoadedPlan, results: Sequence[Result]) -> Analysis:
     by_scene = [
         comparison
         for task, scene in places
-        for comparison in _compare(
+        for comparison in compare(
             names, [r for r in counting if (r.task, r.scene) == (task, scene)], f"{task}, {scene}"
         )
     ]
-    overall = _compare(names, counting, EVERYWHERE if len(places) > 1 else ", ".join(*places) if places else EVERYWHERE)
+    overall = compare(names, counting, EVERYWHERE if len(places) > 1 else ", ".join(*places) if places else EVERYWHERE)
     cycle_times, time_comparisons = _times(loaded, names, counting)
     return Analysis(
         sentences=_sentences(loaded, results, overall),
@@ -181,8 +181,8 @@ def analyse(loaded: LoadedPlan, results: Sequence[Result]) -> Analysis:
             for task, scene in places
             for policy in names
         ],
-        overall=_corrected(overall),
-        by_scene=_corrected(by_scene) if len(places) > 1 else [],
+        overall=corrected(overall),
+        by_scene=corrected(by_scene) if len(places) > 1 else [],
         cycle_times=cycle_times,
         time_comparisons=time_comparisons,
         provenance=_provenance(loaded, results),
@@ -229,7 +229,7 @@ def _cell(loaded: LoadedPlan, policy: str, task: str, scene: str, results: Seque
     )
 
 
-def _compare(names: Sequence[str], results: Sequence[Result], where: str) -> list[Comparison]:
+def compare(names: Sequence[str], results: Sequence[Result], where: str) -> list[Comparison]:
     """All pairs of policies on the start states that both were tried at."""
     outcomes: defaultdict[str, dict[tuple[str, str, int], bool]] = defaultdict(dict)
     for result in results:
@@ -259,13 +259,13 @@ def _compare(names: Sequence[str], results: Sequence[Result], where: str) -> lis
     return made
 
 
-def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """With p values for their number, and with what may then be said."""
     adjusted = holm([comparison.p for comparison in comparisons])
-    corrected = [
+    with_p = [
         msgspec.structs.replace(comparison, p_holm=p) for comparison, p in zip(comparisons, adjusted, strict=True)
     ]
-    return [msgspec.structs.replace(each, sentence=verdict(each, len(corrected))) for each in corrected]
+    return [msgspec.structs.replace(each, sentence=verdict(each, len(with_p))) for each in with_p]
 
 
 def verdict(comparison: Comparison, number: int) -> str:
@@ -281,11 +281,11 @@ def verdict(comparison: Comparison, number: int) -> str:
         names, counts = names[::-1], counts[::-1]
         difference, low, high = -difference, -high, -low
     better, other = counts
-    corrected = f", corrected for {number} comparisons" if number > 1 else ""
+    number_said = f", corrected for {number} comparisons" if number > 1 else ""
     numbers = (
         f"{better.successes} of {better.trials} against {other.successes} of {other.trials} on the same start states, "
         f"{100 * difference:+.0f} points (95 % interval {100 * low:+.0f} to {100 * high:+.0f}; "
-        f"p {'' if comparison.p_holm < 0.001 else '= '}{show_p(comparison.p_holm)}{corrected})"
+        f"p {'' if comparison.p_holm < 0.001 else '= '}{show_p(comparison.p_holm)}{number_said})"
     )
     if comparison.p_holm < ALPHA:
         return f"{names[0]} succeeds more often than {names[1]}: {numbers}."
@@ -313,7 +313,7 @@ def show_p(p: float) -> str:
 
 
 def _sentences(loaded: LoadedPlan, results: Sequence[Result], overall: Sequence[Comparison]) -> list[str]:
-    said = [comparison.sentence for comparison in _corrected(overall)]
+    said = [comparison.sentence for comparison in corrected(overall)]
     missing = len(loaded.trials) - len(results)
     if missing and loaded.plan.stop is None:
         said.append(f"{missing} of {len(loaded.trials)} trials have not been run yet.")

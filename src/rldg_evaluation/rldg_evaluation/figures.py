@@ -26,9 +26,9 @@ Floats = npt.NDArray[np.float64]
 # Okabe and Ito's colours, which most colour-blind people tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>"
-_WIDTH_IN = 4.6
+WIDTH_IN = 4.6
 _ACTION_BINS = 24
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -47,7 +47,7 @@ def draw(
         learning: curves of training runs; may be empty.
     """
     names = [policy.name for policy in analysis.provenance.policies]
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         yield "success", "Success rates with 95 % intervals (Wilson)", _success(analysis.cells, names)
         for task in dict.fromkeys(curve.task for curve in analysis.cycle_times):
             curves = [curve for curve in analysis.cycle_times if curve.task == task]
@@ -55,7 +55,7 @@ def draw(
         if any(cell.failures for cell in analysis.cells):
             yield "failures", "How trials failed", _failures(analysis.cells, names)
         if any(len(part) for part in actions.values()):
-            yield "actions", "Density of executed actions near the reference pose", _actions(actions, names)
+            yield "actions", "Density of executed actions near the reference pose", actions_near(actions, names)
         if any(curve.counts for curve in learning):
             yield (
                 "learning",
@@ -70,9 +70,7 @@ def colour(names: Sequence[str], name: str) -> str:
 
 def _success(cells: Sequence[Cell], names: Sequence[str]) -> Figure:
     places = list(dict.fromkeys((cell.task, cell.scene) for cell in cells))
-    figure, axes = plt.subplots(
-        figsize=(_WIDTH_IN, 0.9 + len(places) * (0.25 + 0.2 * len(names))), layout="constrained"
-    )
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 0.9 + len(places) * (0.25 + 0.2 * len(names))), layout="constrained")
     for cell in cells:
         who = names.index(cell.policy)
         y = places.index((cell.task, cell.scene)) + 0.7 * ((who + 0.5) / len(names) - 0.5)
@@ -88,12 +86,12 @@ def _success(cells: Sequence[Cell], names: Sequence[str]) -> Figure:
     axes.set_ylim(len(places) - 0.5, -0.5)
     axes.set(xlim=(-1, 101), xlabel="success [%]")
     axes.grid(axis="x", alpha=0.3)
-    _legend(figure, len(names))
+    legend(figure, len(names))
     return figure
 
 
 def _times(curves: Sequence[CycleTime], names: Sequence[str]) -> Figure:
-    figure, axes = plt.subplots(figsize=(_WIDTH_IN, 3.0), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 3.0), layout="constrained")
     for curve in curves:
         colour_ = colour(names, curve.policy)
         times = np.array([0.0, *curve.times_s, curve.limit_s])
@@ -108,7 +106,7 @@ def _times(curves: Sequence[CycleTime], names: Sequence[str]) -> Figure:
     axes.axhline(50.0, color="0.7", linewidth=0.8, linestyle=":")
     axes.set(xlabel="time [s]", ylabel="done [%]", ylim=(-2, 102), xlim=(0.0, max(curve.limit_s for curve in curves)))
     axes.grid(alpha=0.3)
-    _legend(figure, len(curves))
+    legend(figure, len(curves))
     return figure
 
 
@@ -116,7 +114,7 @@ def _failures(cells: Sequence[Cell], names: Sequence[str]) -> Figure:
     modes = list(dict.fromkeys(mode for cell in cells for mode in cell.failures))
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     rows = [(task, name) for task in tasks for name in names]
-    figure, axes = plt.subplots(figsize=(_WIDTH_IN, 1.2 + 0.36 * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 1.2 + 0.36 * len(rows)), layout="constrained")
     shades = plt.get_cmap("tab10")
     left = np.zeros(len(rows))
     for i, mode in enumerate(modes):
@@ -131,16 +129,16 @@ def _failures(cells: Sequence[Cell], names: Sequence[str]) -> Figure:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set(xlim=(0, 100), xlabel="failed trials [%]")
     axes.grid(axis="x", alpha=0.3)
-    _legend(figure, len(modes))
+    legend(figure, len(modes))
     return figure
 
 
-def _actions(actions: Mapping[str, Floats], names: Sequence[str]) -> Figure:
+def actions_near(actions: Mapping[str, Floats], names: Sequence[str]) -> Figure:
     shown = [name for name in names if len(actions.get(name, ()))]
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(_WIDTH_IN, 0.4 + rows * _WIDTH_IN / columns), layout="constrained", squeeze=False
+        rows, columns, figsize=(WIDTH_IN, 0.4 + rows * WIDTH_IN / columns), layout="constrained", squeeze=False
     )
     for axes in grid.flat[len(shown) :]:
         axes.axis("off")
@@ -154,7 +152,7 @@ def _actions(actions: Mapping[str, Floats], names: Sequence[str]) -> Figure:
 
 
 def _learning(curves: Sequence[Curve]) -> Figure:
-    figure, axes = plt.subplots(figsize=(_WIDTH_IN, 3.0), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH_IN, 3.0), layout="constrained")
     for i, curve in enumerate(curves):
         colour_, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         rates = [100.0 * count.rate for count in curve.counts]
@@ -165,18 +163,18 @@ def _learning(curves: Sequence[Curve]) -> Figure:
     axes.set(xlabel="environment steps", ylabel="success alone [%]", ylim=(-2, 102))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    _legend(figure, len(curves))
+    legend(figure, len(curves))
     return figure
 
 
-def _legend(figure: Figure, entries: int) -> None:
+def legend(figure: Figure, entries: int) -> None:
     figure.legend(loc="outside upper center", ncols=min(entries, 2), fontsize=8.0, frameon=False)
 
 
 def svg(figure: Figure) -> bytes:
     """As a stand-alone SVG that names no place on the network but the namespaces of the format."""
     buffer = io.BytesIO()
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
     text = re.sub(r"<!DOCTYPE.*?>\s*", "", buffer.getvalue().decode(), flags=re.DOTALL)
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from rldg_evaluation.analysis import Analysis, Cell, Comparison, analyse, show_p
 from rldg_evaluation.films import FILMS, KEPT, poster
 from rldg_evaluation.learning import Curve, read_curve
+from rldg_evaluation.page import document, facts, grid, picture, table, verdicts
 from rldg_evaluation.plan import LoadedPlan, Near
 from rldg_evaluation.running import TRACES, Result, read_plan, read_results
 from rldg_evaluation.statistics import Interval
@@ -22,27 +22,10 @@ from rldg_evaluation.trace import Trace
 
 PAGE, DATA = "report.html", "report.json"
 MOST_FILMS = 40  # of at most 150 kB each: a page that a phone opens
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a;
-  max-width: 46rem; margin: 0 auto; padding: 0.5rem 1rem 3rem; }
-h1 { font-size: 1.5rem; margin: 0.8rem 0 0.2rem; } h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; }
-.verdict { border-left: 4px solid #0072B2; background: #f2f7fb; padding: 0.5rem 0.8rem; margin: 0.6rem 0; }
-.note { color: #555; font-size: 0.9rem; }
-figure { margin: 0.8rem 0; } figure img { width: 100%; max-width: 34rem; height: auto; display: block; }
-figcaption { color: #555; font-size: 0.9rem; }
-.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 0.8rem; }
-.films figure { margin: 0; } .films video { width: 100%; aspect-ratio: 1; background: #ddd; display: block; }
-.films figcaption { font-size: 0.8rem; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.6rem; text-align: left; vertical-align: top; }
-td { white-space: nowrap; }
-th { border-bottom: 2px solid #999; white-space: nowrap; } td { border-bottom: 1px solid #ddd; }
-td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-code { overflow-wrap: anywhere; font-size: 0.85em; } dt { font-weight: 600; } dd { margin: 0 0 0.5rem 1rem; }
-"""
+_FILMS_NOTE = (
+    f"The wrist camera in robot time: of each policy in each scene the first successes (up to {KEPT[True]}) and the "
+    f"first failures (up to {KEPT[False]}), chosen by nobody. Each film shows how it ends until it is started."
+)
 
 
 def write_report(folder: Path, runs: Sequence[Path] = ()) -> Analysis:
@@ -136,71 +119,22 @@ def page(
         films: caption, MP4 and JPEG of each.
         curves: of training runs; their picture is called ``learning``.
     """
-    shown = {name: _figure(caption, image) for name, caption, image in pictures}
+    shown = {name: picture(caption, image) for name, caption, image in pictures}
     times = "".join(figure for name, figure in shown.items() if name.startswith("cycle_times_"))
     sections = [
-        ("In short", "".join(f'<p class="verdict">{escape(said)}</p>' for said in analysis.sentences)),
+        ("In short", verdicts(analysis.sentences)),
         ("Success", shown.get("success", "") + _success_table(analysis)),
         ("Compared by scene", _comparison_table(analysis.by_scene)),
         ("Cycle times", times + _time_tables(analysis)),
         ("Failures", shown.get("failures", "") + _failure_table(analysis)),
         ("Actions near the reference pose", shown.get("actions", "") + _near(loaded, unread, "actions" in shown)),
-        ("Films", _grid(films)),
+        ("Films", grid(films, _FILMS_NOTE)),
         ("Learning curves", shown.get("learning", "")),
         ("Where the numbers come from", _provenance(loaded, analysis, curves)),
     ]
-    body = "".join(f"<h2>{title}</h2>{content}" for title, content in sections if content)
-    name = escape(loaded.plan.name)
     about = ", ".join(f"{task.name}: “{task.instruction}”" for task in loaded.tasks.values())
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>Evaluation {name}</title><style>{_STYLE}</style></head><body>"
-        f'<h1>Evaluation “{name}”</h1><p class="note">{escape(about)}</p>{body}</body></html>\n'
-    )
-
-
-def _figure(caption: str, image: bytes) -> str:
-    data = base64.b64encode(image).decode()
-    text = escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/svg+xml;base64,{data}"/><figcaption>{text}</figcaption></figure>'
-
-
-def _grid(films: Sequence[tuple[str, bytes, bytes]]) -> str:
-    """Films that begin when they are touched; until then each shows how it ends."""
-    if not films:
-        return ""
-    cells = []
-    for caption, film, still in films:
-        text, video, image = escape(caption), base64.b64encode(film).decode(), base64.b64encode(still).decode()
-        cells.append(
-            f'<figure><video controls="controls" playsinline="playsinline" muted="muted" preload="none" '
-            f'poster="data:image/jpeg;base64,{image}" src="data:video/mp4;base64,{video}" title="{text}"></video>'
-            f"<figcaption>{text}</figcaption></figure>"
-        )
-    successes, failures = KEPT[True], KEPT[False]
-    note = (
-        f"The wrist camera in robot time: of each policy in each scene the first successes (up to {successes}) "
-        f"and the first failures (up to {failures}), chosen by nobody. Each film shows how it ends until it is started."
-    )
-    return f'<div class="films">{"".join(cells)}</div><p class="note">{note}</p>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that scrolls by itself where the screen is narrow; cells that begin with a digit or sign are numbers."""
-    lines = []
-    for row in rows:
-        cells = (
-            f'<td class="number">{escape(cell)}</td>'
-            if cell[:1].isdigit() or cell[:1] in "+-<"
-            else f"<td>{escape(cell)}</td>"
-            for cell in row
-        )
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    if not lines:
-        return ""
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    name = loaded.plan.name
+    return document(f"Evaluation {name}", f"Evaluation “{name}”", escape(about), sections)
 
 
 def _share(interval: Interval | None) -> str:
@@ -223,7 +157,7 @@ def _success_table(analysis: Analysis) -> str:
             '<p class="note">Trials were stopped as soon as it was clear on which side of the wanted rate a policy is: '
             "only the interval with stopping holds then.</p>"
         )
-    return _table(head, rows) + note
+    return table(head, rows) + note
 
 
 def _where(analysis: Analysis, cell: Cell) -> str:
@@ -248,7 +182,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
     ]
     if not rows:
         return ""
-    return _table(head, rows) + (
+    return table(head, rows) + (
         '<p class="note">Pairs of trials on the same start state; exact McNemar test, corrected by Holm for all rows '
         "of this table. Points apart: first minus second, with a 95 % interval (Newcombe).</p>"
     )
@@ -262,8 +196,8 @@ def _time_tables(analysis: Analysis) -> str:
             f"{curve.median_s:.1f} s ({low} to {high})" if curve.median_s is not None else "fewer than half succeeded"
         )
         rows.append((curve.policy, f"{curve.count.successes} of {curve.count.trials}", known, curve.task))
-    medians = _table(("policy", "successes", "half are done by (95 %)", "task"), rows)
-    tests = _table(
+    medians = table(("policy", "successes", "half are done by (95 %)", "task"), rows)
+    tests = table(
         ("first", "second", "p (log-rank)", "p (Holm)", "task"),
         (
             (each.first, each.second, show_p(each.p), show_p(each.p_holm), each.task)
@@ -284,7 +218,7 @@ def _failure_table(analysis: Analysis) -> str:
         failed = str(sum(cell.failures.values()))
         measured = f"{cell.mean_force_n:.1f} N", f"{cell.answer_ms:.1f} ms" if cell.answer_ms else "no answers"
         rows.append((cell.policy, _where(analysis, cell), failed, how or "none", *limits, *measured))
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _near(loaded: LoadedPlan, unread: Sequence[str], drawn: bool) -> str:
@@ -303,25 +237,24 @@ def _near(loaded: LoadedPlan, unread: Sequence[str], drawn: bool) -> str:
 
 def _provenance(loaded: LoadedPlan, analysis: Analysis, curves: Sequence[Curve]) -> str:
     origin = analysis.provenance
-    facts = [
+    told = [
         ("Plan", f"{origin.plan}, sha256 {origin.plan_hash}"),
         ("Trials", f"{origin.trials_run} of {origin.trials_planned}"),
         ("Run in", ", ".join(f"{name}: {number}" for name, number in origin.runners.items()) or "nothing yet"),
         ("Software", ", ".join(origin.software) or "unknown"),
     ]
-    facts += [(f"Start states of {place}", _ranges(seeds)) for place, seeds in origin.start_states.items()]
+    told += [(f"Start states of {place}", _ranges(seeds)) for place, seeds in origin.start_states.items()]
     for policy in origin.policies:
-        told = ", ".join(f"{key} {value}" for key, value in policy.parameters.items())
+        parameters = ", ".join(f"{key} {value}" for key, value in policy.parameters.items())
         where = f"{policy.checkpoint}, sha256 {policy.checkpoint_sha256 or 'not run yet'}" if policy.checkpoint else ""
-        facts.append(
-            (f"Policy {policy.name}", "; ".join(part for part in (f"type {policy.type}", told, where) if part))
+        told.append(
+            (f"Policy {policy.name}", "; ".join(part for part in (f"type {policy.type}", parameters, where) if part))
         )
-    facts += [(f"Training run {curve.run}", f"{len(curve.counts)} checks") for curve in curves]
+    told += [(f"Training run {curve.run}", f"{len(curve.counts)} checks") for curve in curves]
     if origin.bags:
-        facts.append(("Bags", ", ".join(origin.bags)))
-    listed = "".join(f"<dt>{escape(name)}</dt><dd><code>{escape(text)}</code></dd>" for name, text in facts)
-    return (
-        f'<dl>{listed}</dl><p class="note">Every trial is a line of <code>trials.jsonl</code>, its steps are in '
+        told.append(("Bags", ", ".join(origin.bags)))
+    return facts(told) + (
+        f'<p class="note">Every trial is a line of <code>trials.jsonl</code>, its steps are in '
         f"<code>{TRACES}/</code>, and all figures of this page are in <code>{DATA}</code>, beside this file.</p>"
     )
 

@@ -73,6 +73,9 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     target_entropy_per_dim: Annotated[float, msgspec.Meta(ge=-10.0, le=10.0)] = -0.5  # of the continuous dimensions
     imitation: Annotated[float, msgspec.Meta(ge=0.0, le=100.0)] = 0.0  # weight of following demonstrations
     gripper_penalty: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.02  # for every change of the held state
+    gripper_temperature: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = (
+        0.0  # of its exploration; 0: always the better
+    )
 
     # heads on the grid of a frozen backbone (encoder pixels)
     spatial_embeddings: Count = 8

@@ -3,9 +3,9 @@
 To be read next to the papers: RLPD (Ball et al. 2023, algorithm 1 and section 4), SAC with a learned temperature
 (Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", section 5) and HIL-SERL (Luo et al. 2024,
 gripper critic). Pure functions of a state and a batch. Deliberate differences from the released HIL-SERL code: running
-out of time bootstraps; values that critics are trained towards stay in the range of what an episode can earn; a network
-that is not updated does not change by a bit; and what is served is an average of the policy over its last updates,
-which does not jump from one evaluation to the next.
+out of time bootstraps; the gripper may explore; values that critics are trained towards stay in the range of what an
+episode can earn; a network that is not updated does not change by a bit; and what is served is an average of the policy
+over its last updates, which does not jump from one evaluation to the next.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def act(
         params: of :func:`policy_params`.
         features: (..., spec.features).
         key: of jax.random; unused where deterministic.
-        deterministic: the mode of the policy instead of a sample.
+        deterministic: the mode of the policy instead of a sample, and the better gripper action instead of a draw with
+            probabilities proportional to exp(Q / ``gripper_temperature``).
 
     Returns:
         (..., spec.action): six numbers in [-1, 1], then, with a gripper, 1 for closed and 0 for open.
@@ -175,7 +176,12 @@ def act(
         action = sample(params.actor, read, key, config)[0]
     if not spec.gripper:
         return action
-    closed = apply(networks.GripperCritic(config), params.gripper, read).argmax(-1)
+    both = apply(networks.GripperCritic(config), params.gripper, read)
+    if not deterministic and config.gripper_temperature:
+        # Where both are worth about the same the other one is tried: a gripper that closed on nothing would else never
+        # find out that opening helps. Where one is clearly better, as with the object in it, it is taken.
+        both += config.gripper_temperature * jax.random.gumbel(jax.random.fold_in(key, 1), both.shape)
+    closed = both.argmax(-1)
     return jnp.concatenate([action, closed[..., None].astype(action.dtype)], axis=-1)
 
 

@@ -1,0 +1,1 @@
+"""Experiments: stages whose products feed each other, run, kept and drawn."""
