@@ -9,14 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": (
-        "rldg_bringup.demo:main",
-        "all of RLDG on one task, from nothing to an evaluated generalist",
-    ),
-    "reproduce": (
-        "rldg_bringup.reproduce:main",
-        "run an experiment of the paper in simulation",
-    ),
+    "demo": ("rldg_bringup.demo:main", "all of RLDG on one task, from nothing to an evaluated generalist"),
+    "reproduce": ("rldg_bringup.reproduce:main", "run an experiment of the paper in simulation"),
     "show": ("rldg_bringup.show:main", "run episodes of a task in simulation and show how they went"),
     "up": ("rldg_bringup.up:main", "launch a task: the cell, its control and a source of actions"),
     "swap": ("rldg_bringup.swap:main", "let another policy take over in a running cell, while the arm moves"),
