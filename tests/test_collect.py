@@ -13,7 +13,7 @@ from rldg_bringup.collect import UNUSED_SEED
 from rldg_bringup.testing import free_environment
 from rldg_bringup.train import MAX_SEED
 from rldg_core.task import load_task
-from rldg_core.types import Source
+from rldg_core.types import Outcome, Source
 from rldg_recorder.episode import read_info
 from rldg_recorder.episode_reader import find_bags, read_episode
 from rldg_rl import rlpd
@@ -52,6 +52,21 @@ def test_every_episode_is_a_bag_that_the_specialist_drove(checkpoint: Path, tmp_
     ]
     assert (episode.source[:-1] == int(Source.POLICY)).all()
     assert re.search(r"│ 1 +│ \d +│ \S+ +│ 1 +│ 1 +│", done.stdout) and f"bags: {folder.parent}" in done.stdout
+
+
+def test_demonstrations_are_collected_until_there_are_enough_successes_and_an_interrupted_run_is_taken_up(
+    tmp_path: Path,
+) -> None:
+    words = "--operator", "scripted", "--bags", tmp_path
+    assert collect(*words, "--successes", 1).returncode == 0
+    done = collect(*words, "--successes", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    infos = sorted((read_info(folder) for folder in find_bags(tmp_path)), key=lambda info: info.seed)
+    good = [info for info in infos if info.outcome is Outcome.SUCCESS and info.audit in ("ok", "warn")]
+    assert len(good) == 2 and [info.seed for info in infos] == list(range(UNUSED_SEED, UNUSED_SEED + len(infos)))
+    assert all(info.human_steps > 0 and not info.policies for info in good)
+    assert collect(*words, "--successes", 2).returncode == 0
+    assert len(find_bags(tmp_path)) == len(infos)
 
 
 def test_no_training_uses_the_start_states_that_are_collected_on() -> None:

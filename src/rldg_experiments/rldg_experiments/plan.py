@@ -294,9 +294,7 @@ def _check(experiment: Experiment) -> None:
         names.add(stage.name)
     for figure in experiment.figures:
         if figure.kind not in KINDS:
-            raise ExperimentError(
-                f"figures: {figure.name}: kind {figure.kind!r}: must be bars, times, lines or actions"
-            )
+            raise ExperimentError(f"figures: {figure.name}: kind {figure.kind!r}: must be one of {', '.join(KINDS)}")
         if figure.evaluation not in names or not isinstance(experiment.stage(figure.evaluation), Evaluate):
             raise ExperimentError(
                 f"figures: {figure.name}: evaluation {figure.evaluation!r} is no stage that evaluates"

@@ -111,10 +111,10 @@ def test_a_stage_depends_on_the_files_that_it_names(tmp_path: Path, monkeypatch:
     from rldg_core.task import config_directory
 
     task = tmp_path / "my_task.yaml"
-    task.write_text(f"extends: {config_directory()}/tasks/usb_insertion.yaml\n")
+    task.write_text(f"extends: {config_directory()}/tasks/usb_insertion.yaml\nname: my_task\n")
     stage = Train(name="a", task=str(task))
     before = keys([stage])
-    task.write_text(f"extends: {config_directory()}/tasks/usb_insertion.yaml\ntime_limit_s: 12.0\n")
+    task.write_text(f"extends: {config_directory()}/tasks/usb_insertion.yaml\nname: my_task\ntime_limit_s: 12.0\n")
     assert keys([stage]) != before and folder_name(stage, "0123456789abcdef") == "train-my_task-0123456789ab"
     task.unlink()
     with pytest.raises(ExperimentError, match=r"stages: a: .*no such file|cannot be read"):
@@ -146,7 +146,7 @@ def test_stages_that_nothing_asks_for_are_left_out(tmp_path: Path) -> None:
             {"figures": [{**SMALL["figures"][0], "kind": "pie"}]},
             "kind 'pie': must be one of bars, times, lines, actions",
         ),
-        ({"figures": [{**SMALL["figures"][0], "evaluation": "data"}]}, "evaluation 'data': no such stage evaluates"),
+        ({"figures": [{**SMALL["figures"][0], "evaluation": "data"}]}, "evaluation 'data' is no stage that evaluates"),
         ({"figures": [{**SMALL["figures"][0], "claims": [{"first": "a", "second": "b"}]}]}, "no bar is labelled 'b'"),
         ({"colour": "red"}, "colour"),
     ],

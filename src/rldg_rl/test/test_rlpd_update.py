@@ -162,6 +162,25 @@ def test_only_actions_that_the_critics_prefer_are_imitated() -> None:
     np.testing.assert_allclose(rlpd.imitation_loss(mode, shown, jnp.array([True, False])), [6 * 0.25, 0.0])
 
 
+def test_the_gripper_explores_where_both_actions_are_worth_about_the_same_and_never_when_it_is_served() -> None:
+    config, spec = msgspec.structs.replace(CONFIG, gripper_temperature=0.02), Spec(features=5, gripper=True)
+    params = rlpd.policy_params(rlpd.make_state(config, spec, 0))
+
+    def closed(shift: float, deterministic: bool) -> float:
+        last = max(params.gripper["params"], key=lambda name: name.startswith("Dense") and int(name.split("_")[1]))
+        layer = params.gripper["params"][last]
+        level = {"kernel": 0 * layer["kernel"], "bias": jnp.asarray([0.0, shift])}
+        changed = params._replace(gripper={"params": {**params.gripper["params"], last: level}})
+        features = np.zeros((2000, 5), np.float32)
+        act = rlpd.act(changed, features, jax.random.key(1), deterministic=deterministic, config=config, spec=spec)
+        return float(act[:, 6].mean())
+
+    assert closed(0.001, deterministic=True) == 1.0 and closed(-0.001, deterministic=True) == 0.0
+    assert 0.45 < closed(0.001, deterministic=False) < 0.58
+    assert closed(0.02, deterministic=False) == pytest.approx(1 / (1 + np.exp(-1)), abs=0.04)
+    assert closed(0.4, deterministic=False) == 1.0
+
+
 def test_the_person_s_gripper_action_is_to_be_worth_a_margin_more() -> None:
     both = jnp.array([[0.2, 0.5], [0.5, 0.5 + rlpd.MARGIN], [0.3, 0.3]])
     closed = jnp.array([0, 1, 1])
