@@ -12,13 +12,13 @@ import msgspec
 
 from rldg_evaluation.page import document, facts, picture, table, verdicts
 from rldg_evaluation.statistics import Count, wilson
-from rldg_experiments.measures import HELD, OPEN, Claim, Finding, Measured, actions
+from rldg_experiments.measures import HELD, OPEN, REVERSED, Finding, Measured, actions
 from rldg_experiments.plan import Evaluate, Experiment, Swap
 from rldg_experiments.running import Record
 
 PAGE, DATA = "index.html", "results.json"
 FILM = "film.mp4"
-_HERE = {HELD: "Held here", OPEN: "Not shown here"}
+_HERE = {HELD: "As in the paper", REVERSED: "The reverse of the paper", OPEN: "Open"}
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ def write_report(
         drawn = drawing.draw(finding, near)
         drawn.savefig(out / f"{finding.name}.png", dpi=150)
         note = f'<p class="note">{escape(finding.note)}</p>' if finding.note else ""
-        content = picture(finding.title, figures.svg(drawn)) + note + _bars(finding) + _claims(finding.claims)
+        content = picture(finding.title, figures.svg(drawn)) + note + _bars(finding)
         figures.plt.close(drawn)
         sections.append((finding.title, content))
     results = Results(
@@ -115,7 +115,7 @@ def sentences(records: Mapping[str, Record], findings: Sequence[Finding]) -> lis
     said = [_specialist(record) for record in records.values() if "success_rate" in record.told]
     for finding in findings:
         for claim in finding.claims:
-            said.append(f"{_HERE.get(claim.here, 'The reverse was seen here')}: {claim.comparison.sentence}")
+            said.append(f"{_HERE[claim.here]}: {claim.comparison.sentence}")
     return said
 
 
@@ -166,10 +166,6 @@ def _paper(bar: Measured) -> str:
     return ", ".join(filter(None, (counted, paper.says)))
 
 
-def _claims(claims: Sequence[Claim]) -> str:
-    return "".join(f"<p>{escape(f'{claim.here}: {claim.comparison.sentence}')}</p>" for claim in claims)
-
-
 def _beside(experiment: Experiment, products: Mapping[str, Path], out: Path) -> dict[str, str]:
     """Put reports and films beside the page; returns XHTML that shows them."""
     made: dict[str, str] = {}
@@ -200,11 +196,11 @@ def _swap_line(folder: Path) -> str:
 
 
 def _stages(records: Sequence[Record]) -> str:
-    rows = [
-        (record.name, record.about, f"{record.wall_s:.0f} s", "./rldg " + " ".join(record.command))
+    told = [
+        (f"{record.name}: {record.about}", f"./rldg {' '.join(record.command)}   # {record.wall_s:.0f} s")
         for record in records
     ]
-    return table(("stage", "what", "took", "command"), rows) + (
+    return facts(told) + (
         '<p class="note">Each stage is one command, which does the same by itself. What it made is kept under the hash '
         "of what it was told and of all that came before it.</p>"
     )

@@ -22,7 +22,7 @@ def main(words: list[str]) -> int:
         print("the cable is out", file=sys.stderr)
         return 3
     made = {
-        "train": lambda: Path(value["--checkpoints"]) / "made",
+        "train": lambda: Path(value["--checkpoints"]) / "made" / "weights",
         "collect": lambda: Path(value["--bags"]) / "episode_0",
         "dataset": lambda: Path(value["--out"]) / "data" / "meta",
         "finetune": lambda: Path(value["--out"]) / "weights",

@@ -29,11 +29,11 @@ PLAN = {
 SUCCESSES = {"rl": 36, "human": 12, "other": 34}  # of 40 in each scene
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation that nobody ran."""
     loaded = prepare(msgspec.convert(PLAN, EvaluationPlan))
-    out = tmp_path / "results"
+    out = tmp_path_factory.mktemp("evaluation") / "results"
     tried: dict[tuple[str, str], int] = {}
     with Store(out, loaded) as store:
         for trial in sorted(loaded.trials, key=lambda trial: trial.seed):
@@ -172,7 +172,7 @@ def test_the_page_says_what_held_and_where_it_comes_from(folder: Path, tmp_path:
     write_report(experiment, records, [measure(figure(), folder)], products, out, {"cores": 2}, {"rldg": "abc"})
     page = (out / PAGE).read_text()
     ElementTree.fromstring(page.partition("\n")[2])  # well-formed
-    assert "RL &lt; human?" in page and "Held here: RL succeeds more often than human" in page
+    assert "RL &lt; human?" in page and "As in the paper: RL succeeds more often than human" in page
     assert "99 of 100 episodes" in page and "had not passed its stop rule" in page and 'href="trials.html"' in page
     results = msgspec.json.decode((out / DATA).read_bytes(), type=Results)
     assert results.hours == 1.0 and results.findings[0].claims[1].here == REVERSED
