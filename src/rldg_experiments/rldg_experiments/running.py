@@ -370,15 +370,20 @@ def _proceed(state: State, running: dict[str, tuple[Handle, Any]], failed: list[
             name=state.stage.name,
             key=state.key,
             about=stages.about(state.stage),
-            command=tuple(state.command),
+            command=tuple(map(_from_here, state.command)),
             wall_s=time.monotonic() - state.began_s,
             software=software,
-            told=stages.told(state.folder),
+            told={name: _from_here(said) for name, said in stages.told(state.folder).items()},
         )
         part = state.folder / f".{RECORD}.part"
         part.write_bytes(msgspec.json.format(msgspec.json.encode(state.record), indent=1))
         part.replace(state.folder / RECORD)
         state.phase = "done"
+
+
+def _from_here(said: Any) -> Any:
+    """A path below the working directory as it is called from there: a record is no place for names of one machine."""
+    return said.replace(f"{Path.cwd()}/", "") if isinstance(said, str) else said
 
 
 def products(experiment: Experiment, workspace: Path) -> Mapping[str, Path]:

@@ -49,6 +49,14 @@ def test_what_a_verb_is_told_names_what_the_others_made(tmp_path: Path, calls: P
     assert recipe["bags"] == [str(next(workspace.glob("collect-*/bags")))]
 
 
+def test_records_name_no_folder_of_this_machine(tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_experiment(written(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    records = run(experiment, Path("stages"), Here(FAKE))
+    assert str(tmp_path) not in "".join(path.read_text() for path in Path("stages").glob(f"*/{RECORD}"))
+    assert records["demos"].command[-3].startswith("stages/collect-usb_insertion-")
+
+
 def test_a_stage_that_fails_is_named_with_its_last_line_and_the_next_run_goes_on(
     tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
