@@ -180,7 +180,8 @@ def _beside(experiment: Experiment, products: Mapping[str, Path], out: Path) -> 
             made["film"] = (
                 f'<video controls="controls" playsinline="playsinline" muted="muted" preload="metadata" src="{FILM}" '
                 f'style="width: 100%; max-width: 34rem"></video>'
-                f'<p class="note">{escape(_swap_line(products[stage.name]))}</p>'
+                f'<p class="note">{escape(_swap_line(products[stage.name]))}. The strip under the film is blue '
+                f"while the old policy drives and orange while the new one does.</p>"
             )
     if links:
         made["reports"] = f"<ul>{''.join(links)}</ul>"

@@ -1,5 +1,6 @@
 """From the trials of an evaluation to bars, claims, pictures and a page."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from rldg_evaluation.statistics import Count
 from rldg_evaluation.trace import Failure
 from rldg_experiments import drawing
 from rldg_experiments.measures import HELD, OPEN, REVERSED, measure
-from rldg_experiments.plan import Experiment, ExperimentError, Figure
+from rldg_experiments.plan import Experiment, ExperimentError, Figure, experiment_names
 from rldg_experiments.report import DATA, PAGE, Results, write_report
 from rldg_experiments.running import Record
 
+RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
 TRIALS = 40
 PLAN = {
     "name": "told",
@@ -177,3 +179,11 @@ def test_the_page_says_what_held_and_where_it_comes_from(folder: Path, tmp_path:
     results = msgspec.json.decode((out / DATA).read_bytes(), type=Results)
     assert results.hours == 1.0 and results.findings[0].claims[1].here == REVERSED
     assert (out / "success.png").is_file() and (out / "trials.html").is_file()
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.json")), ids=lambda path: path.parent.name)
+def test_results_that_are_kept_with_the_project_can_be_read_and_name_an_experiment_that_is_there(path: Path) -> None:
+    results = msgspec.json.decode(path.read_bytes(), type=Results)
+    assert results.experiment == path.parent.name in experiment_names() and results.hours > 0.0
+    assert all((path.parent / f"{finding.name}.png").is_file() for finding in results.findings)
+    assert not re.search(r'"/\w+/', path.read_text())  # no folder of the machine that it was run on
