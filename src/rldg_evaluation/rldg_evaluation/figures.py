@@ -147,7 +147,8 @@ def actions_near(actions: Mapping[str, Floats], names: Sequence[str]) -> Figure:
         axes.hist2d(x, y, _ACTION_BINS, range=((-1, 1), (-1, 1)), cmap="Blues", cmin=1)
         axes.axhline(0.0, color="0.8", linewidth=0.8)
         axes.axvline(0.0, color="0.8", linewidth=0.8)
-        axes.set(title=f"{name}, {len(x)} steps", xlabel="x", ylabel="y", aspect="equal", xlim=(-1, 1), ylim=(-1, 1))
+        axes.set_title(f"{name}\n{len(x)} steps", fontsize=8.5)
+        axes.set(xlabel="x", ylabel="y", aspect="equal", xlim=(-1, 1), ylim=(-1, 1))
     return figure
 
 
