@@ -213,5 +213,7 @@ def _tell(console: Console, options: argparse.Namespace, reports: list[EpisodeRe
     )
     console.print(table)
     recipe = "usb_insertion" if options.operator else "distill"
-    console.print(f"bags: {options.bags}\nnext: ./rldg dataset build config/recording/{recipe}.yaml", soft_wrap=True)
+    sessions = {folder.parent for folder in folders}
+    where = sessions.pop() if len(sessions) == 1 else options.bags
+    console.print(f"bags: {where}\nnext: ./rldg dataset build config/recording/{recipe}.yaml", soft_wrap=True)
     return 0 if options.successes or len(whole) == options.episodes else 1
