@@ -36,6 +36,7 @@ WITHIN_S = 0.3
 TASK, ROBOT = load_task("usb_insertion"), load_robot("fr3")
 PERIOD_NS, LEAD_NS = round(TASK.control.period_s * 1e9), round(TASK.control.observation_lead_s * 1e9)
 OLD, NEW = "scripted", "new"
+LATE = ("silent", "stale")
 
 
 class Rehearsal:
@@ -116,18 +117,25 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
 
 
 def rolls_back(cell: Rehearsal, fail: Callable[[], int], says: str) -> None:
-    """Swap, fail on probation, and see the old policy drive again in time."""
-    begun = cell.swap()
-    failed_ns = fail()
-    back = cell.told(EventKind.SWAP_ROLLED_BACK, begun)
-    cell.runner.spin(0.3)
-    assert (back.stamp_ns - failed_ns) * 1e-9 <= WITHIN_S, back
-    assert any(word in back.reason for word in says.split("|")), back
-    assert (back.policy_id, back.previous) == (NEW, OLD)
-    after = cell.since(back.stamp_ns)
-    assert after[0].policy_id == OLD and after[0].source is Source.POLICY and "rolled back" in after[0].reason
-    assert all(step.policy_id == OLD for step in after)
-    assert all(np.isfinite(step.executed.delta).all() for step in cell.since(failed_ns))
+    """Swap, fail on probation, and see the old policy drive again in time.
+
+    Where the machine stands still for 0.3 s, the new policy is rolled back for being late before it can fail otherwise,
+    which is right as well; then it is tried again.
+    """
+    for attempt in range(3):
+        begun = cell.swap()
+        failed_ns = fail()
+        back = cell.told(EventKind.SWAP_ROLLED_BACK, begun)
+        cell.runner.spin(0.3)
+        assert (back.stamp_ns - failed_ns) * 1e-9 <= WITHIN_S, back
+        assert (back.policy_id, back.previous) == (NEW, OLD)
+        after = cell.since(back.stamp_ns)
+        assert after[0].policy_id == OLD and after[0].source is Source.POLICY and "rolled back" in after[0].reason
+        assert all(step.policy_id == OLD for step in after)
+        assert all(np.isfinite(step.executed.delta).all() for step in cell.since(failed_ns))
+        if any(word in back.reason for word in says.split("|")):
+            return
+        assert any(word in back.reason for word in LATE) and attempt < 2, back
 
 
 def test_a_policy_that_sends_nan_is_rolled_back_and_the_event_says_so(cell: Rehearsal) -> None:

@@ -37,6 +37,7 @@ WILD = (
     2.0  # a policy that asks for more than this on probation, where [-1, 1] is allowed, is not scaled as it should be
 )
 _FORCE_GUARD = "force guard"
+_ASKED_AGAIN_NS = 1_000_000_000  # requests that follow each other this closely come from one that waits
 
 
 class Door:
@@ -64,7 +65,7 @@ class Door:
         self._authority = Authority(probation_ticks)
         self._events: list[Event] = []
         self._estop = ""
-        self._refused = ""  # whom the last request for a swap was refused
+        self._refused = ("", 0)  # whom the last request for a swap was refused, and when (ns)
         self._target: Pose | None = None  # the last target that was sent
         self._holding = False
         self._gripper_closed = task.control.gripper is GripperUse.FIXED
@@ -137,7 +138,7 @@ class Door:
             if trouble:
                 self._tell_refused(policy_id, now_ns, trouble)
                 return trouble
-        self._refused = ""
+        self._refused = ("", 0)
         self._authority.request(policy_id, now_ns)
         return ""
 
@@ -292,8 +293,9 @@ class Door:
 
     def _tell_refused(self, policy_id: str, now_ns: int, trouble: str) -> None:
         """Once for a policy that is asked for again and again until it is ready."""
-        if policy_id != self._refused:
-            self._refused = policy_id
+        last, last_ns = self._refused
+        self._refused = (policy_id, now_ns)
+        if policy_id != last or now_ns - last_ns > _ASKED_AGAIN_NS:
             kind, previous = EventKind.SWAP_REFUSED, self.selected
             event = Event(stamp_ns=now_ns, kind=kind, policy_id=policy_id, previous=previous, reason=trouble)
             self._events.append(event)

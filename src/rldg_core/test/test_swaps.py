@@ -188,6 +188,9 @@ def test_a_policy_that_is_still_cold_is_not_let_in_and_does_not_disturb_the_old_
     (told,) = cell.events  # once, however often it is asked for
     assert (told.kind, told.policy_id, told.previous) == (EventKind.SWAP_REFUSED, "new", "old")
     assert "has sent no action" in told.reason
+    cell.n += 20
+    assert cell.door.select("new", cell.now_ns)
+    assert [event.kind for event in cell.door.take_events()] == [EventKind.SWAP_REFUSED]  # somebody asks anew
 
 
 def test_a_policy_that_says_itself_why_it_has_no_answer_is_not_waited_for() -> None:
