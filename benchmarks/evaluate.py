@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rldg_bringup.train import XLA_FLAGS
+from rldg_core.processes import XLA_FLAGS
 
 TASK = "usb_insertion"
 NANO = ("octo", "openvla")

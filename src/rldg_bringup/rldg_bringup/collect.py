@@ -15,7 +15,7 @@ from rich.console import Console
 
 from rldg_bringup.domain import DomainError
 from rldg_bringup.episode_report import EpisodeReport
-from rldg_bringup.train import XLA_FLAGS
+from rldg_core.processes import XLA_FLAGS
 from rldg_core.task import load_robot, load_task
 from rldg_core.types import Outcome, Source
 

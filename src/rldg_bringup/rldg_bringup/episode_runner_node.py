@@ -88,7 +88,7 @@ class EpisodeRunner:
         self,
         on_scene: Callable[[Image], None],
         on_observation: Callable[[Observation], None],
-        on_step: Callable[[Step], None] = lambda step: None,
+        on_step: Callable[[Step], None],
     ) -> None:
         """Have the scene camera's images, shape (side, side, 3), the observations and the steps handed over."""
         self.listen(StepMsg, "step", lambda msg: on_step(step_from_msg(msg)), qos.reliable(50))

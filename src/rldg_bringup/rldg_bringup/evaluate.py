@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from rldg_bringup.train import XLA_FLAGS
+from rldg_core.processes import XLA_FLAGS
 
 if TYPE_CHECKING:
     from rldg_evaluation.plan import LoadedPlan

@@ -139,12 +139,10 @@ class _Swap(NamedTuple):
 
     Attributes:
         line: what ``./rldg swap`` said.
-        after: number of episodes until it was over.
     """
 
     drives: bool
     line: str
-    after: int
 
 
 def _write(
@@ -223,16 +221,12 @@ def _run(
         runner.wait_until_ready(_READY_TIMEOUT_S)
         runner.watch(on_scene, on_observation, on_step)
         progress.update(line, description="episodes")
-        swap = (
-            _swap_while(options.swap_to, lambda: run(1, options.seed + len(reports)), reports)
-            if options.swap_to
-            else None
-        )
+        swap = _swap_while(options.swap_to, lambda: run(1, options.seed + len(reports))) if options.swap_to else None
         run(options.episodes, options.seed + len(reports))
     return reports, rows, swap
 
 
-def _swap_while(new: _Policy, run_one: Callable[[], None], reports: list[EpisodeReport]) -> _Swap:
+def _swap_while(new: _Policy, run_one: Callable[[], None]) -> _Swap:
     """Run episodes until ``./rldg swap`` has brought a policy into the running cell, or has not."""
     words = ["swap", new.type, *(["--checkpoint", new.checkpoint] if new.checkpoint else [])]
     with tempfile.TemporaryFile("w+") as said:
@@ -247,7 +241,7 @@ def _swap_while(new: _Policy, run_one: Callable[[], None], reports: list[Episode
             process.wait()
         said.seek(0)
         lines = said.read().splitlines()
-    return _Swap(process.returncode == 0, lines[0] if lines else "./rldg swap said nothing", len(reports))
+    return _Swap(process.returncode == 0, lines[0] if lines else "./rldg swap said nothing")
 
 
 def _print_table(console: Console, reports: list[EpisodeReport]) -> None:

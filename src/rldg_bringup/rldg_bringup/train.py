@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.console import Console
 
+from rldg_core.processes import XLA_FLAGS
+
 if TYPE_CHECKING:
     from rldg_rl.train import Result
 
-# one thread of its own for XLA: more would only take turns with the simulation
-XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 MAX_SEED = 199  # start states are numbered below 2**31
 
 

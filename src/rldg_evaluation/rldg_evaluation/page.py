@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
+
+from rldg_evaluation.statistics import Interval
 
 STYLE = """
 :root { color-scheme: light; }
@@ -102,3 +105,23 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         return ""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
     return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def share(interval: Interval) -> str:
+    """An interval of a probability."""
+    return f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %"
+
+
+def half_done(median_s: float | None, low_s: float | None, high_s: float | None) -> str:
+    """By when half of the trials were done, with its interval; None is what is not known."""
+    if median_s is None:
+        return "fewer than half succeeded"
+    low, high = (f"{end:.1f}" if end is not None else "unknown" for end in (low_s, high_s))
+    return f"{median_s:.1f} s ({low} to {high})"
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, never half of one."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)

@@ -14,10 +14,9 @@ import numpy.typing as npt
 from rldg_evaluation.analysis import Analysis, Cell, Comparison, analyse, show_p
 from rldg_evaluation.films import FILMS, KEPT, poster
 from rldg_evaluation.learning import Curve, read_curve
-from rldg_evaluation.page import document, facts, grid, picture, table, verdicts
+from rldg_evaluation.page import document, facts, grid, half_done, picture, put, share, table, verdicts
 from rldg_evaluation.plan import LoadedPlan, Near
 from rldg_evaluation.running import TRACES, Result, read_plan, read_results
-from rldg_evaluation.statistics import Interval
 from rldg_evaluation.trace import Trace
 
 PAGE, DATA = "report.html", "report.json"
@@ -49,16 +48,10 @@ def write_report(folder: Path, runs: Sequence[Path] = ()) -> Analysis:
         figure.savefig(folder / f"{name}.png", dpi=150)
         pictures.append((name, caption, figures.svg(figure)))
         figures.plt.close(figure)
-    _put(folder / DATA, msgspec.json.format(msgspec.json.encode(analysis)))
+    put(folder / DATA, msgspec.json.format(msgspec.json.encode(analysis)))
     films = _films(folder, loaded, results)
-    _put(folder / PAGE, page(loaded, analysis, pictures, unread, films, curves).encode())
+    put(folder / PAGE, page(loaded, analysis, pictures, unread, films, curves).encode())
     return analysis
-
-
-def _put(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def actions_near(
@@ -137,10 +130,6 @@ def page(
     return document(f"Evaluation {name}", f"Evaluation “{name}”", escape(about), sections)
 
 
-def _share(interval: Interval | None) -> str:
-    return f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %" if interval is not None else ""
-
-
 def _success_table(analysis: Analysis) -> str:
     stopped = any(cell.sequence is not None for cell in analysis.cells)
     head = ["policy", "where", "successes", "95 % (Wilson)", "95 % (exact)", "split"]
@@ -148,7 +137,13 @@ def _success_table(analysis: Analysis) -> str:
     for cell in analysis.cells:
         successes, trials = cell.count
         intervals = [cell.wilson, cell.exact, *([cell.sequence] if stopped else [])]
-        row = [cell.policy, _where(analysis, cell), f"{successes} of {trials}", *map(_share, intervals), cell.split]
+        row = [
+            cell.policy,
+            _where(analysis, cell),
+            f"{successes} of {trials}",
+            *(share(interval) if interval is not None else "" for interval in intervals),
+            cell.split,
+        ]
         rows.append(row)
     note = ""
     if stopped:
@@ -191,10 +186,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
 def _time_tables(analysis: Analysis) -> str:
     rows = []
     for curve in analysis.cycle_times:
-        low, high = (f"{end:.1f}" if end is not None else "unknown" for end in (curve.low_s, curve.high_s))
-        known = (
-            f"{curve.median_s:.1f} s ({low} to {high})" if curve.median_s is not None else "fewer than half succeeded"
-        )
+        known = half_done(curve.median_s, curve.low_s, curve.high_s)
         rows.append((curve.policy, f"{curve.count.successes} of {curve.count.trials}", known, curve.task))
     medians = table(("policy", "successes", "half are done by (95 %)", "task"), rows)
     tests = table(

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from made_up import result
 
 from rldg_core.types import Outcome
 from rldg_evaluation.agreement import AGREEMENT, agree, pair_up, write_agreement
 from rldg_evaluation.plan import EvaluationPlan, LoadedPlan, prepare
 from rldg_evaluation.running import TRACES, Store
+from rldg_evaluation.testing import result
 from rldg_evaluation.trace import Trace
 
 DATA = {

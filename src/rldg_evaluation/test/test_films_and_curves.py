@@ -6,14 +6,13 @@ import io
 from pathlib import Path
 
 import av
-import made_up
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from rldg_core.types import Outcome
-from rldg_evaluation import films, report
+from rldg_evaluation import films, report, testing
 from rldg_evaluation.browser import CHROMIUM, Browser
 from rldg_evaluation.films import FILMS, MOST_BYTES, SIDE_PX, Camera, Film, poster, small_film
 from rldg_evaluation.learning import EVENTS, read_curve
@@ -36,7 +35,7 @@ def plan() -> LoadedPlan:
 
 def result(loaded: LoadedPlan, number: int, outcome: Outcome) -> Result:
     trial = sorted(loaded.trials, key=lambda each: each.id)[number]
-    return made_up.result(loaded, trial, outcome, steps=10, robot_s=1.0)
+    return testing.result(loaded, trial, outcome, steps=10, robot_s=1.0)
 
 
 def moving(frames: int = 20, side: int = 256) -> list[np.ndarray]:

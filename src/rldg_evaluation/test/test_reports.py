@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
-from made_up import result
 
 from rldg_core.types import Outcome
 from rldg_evaluation.analysis import analyse
@@ -21,6 +20,7 @@ from rldg_evaluation.plan import EvaluationError, EvaluationPlan, LoadedPlan, Tr
 from rldg_evaluation.report import DATA, PAGE, actions_near, write_report
 from rldg_evaluation.running import TRACES, Result, Store
 from rldg_evaluation.statistics import mcnemar, wilson
+from rldg_evaluation.testing import result
 from rldg_evaluation.trace import Trace
 
 PHONE_PX = (500, 900)

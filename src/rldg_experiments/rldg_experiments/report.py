@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from rldg_evaluation.page import document, facts, picture, table, verdicts
+from rldg_evaluation.page import document, facts, half_done, picture, put, share, table, verdicts
 from rldg_evaluation.statistics import Count, wilson
 from rldg_experiments.measures import HELD, OPEN, REVERSED, Finding, Measured, actions
 from rldg_experiments.plan import Evaluate, Experiment, Swap
@@ -82,7 +82,7 @@ def write_report(
         machine=dict(machine),
         versions=dict(versions),
     )
-    _put(out / DATA, msgspec.json.format(msgspec.json.encode(results), indent=1))
+    put(out / DATA, msgspec.json.format(msgspec.json.encode(results), indent=1))
     linked = _beside(experiment, products, out)
     notes = escape(experiment.about) + (
         f" <b>Differs from the paper:</b> {escape(experiment.differs)}" if experiment.differs else ""
@@ -100,14 +100,8 @@ def write_report(
             ("Where the numbers come from", _origin(results)),
         ],
     )
-    _put(out / PAGE, page.encode())
+    put(out / PAGE, page.encode())
     return results
-
-
-def _put(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def sentences(records: Mapping[str, Record], findings: Sequence[Finding]) -> list[str]:
@@ -122,11 +116,10 @@ def sentences(records: Mapping[str, Record], findings: Sequence[Finding]) -> lis
 def _specialist(record: Record) -> str:
     told = record.told
     count = Count(round(told["success_rate"] * told["trials"]), told["trials"])
-    low, high = wilson(count)
     ended = "" if told["stopped"] == "converged" else " It had not passed its stop rule when its steps were used up."
     return (
         f"The specialist of {told['task']} (encoder {told['encoder']}, seed {told['seed']}) succeeds in "
-        f"{count.successes} of {count.trials} episodes (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
+        f"{count.successes} of {count.trials} episodes (95 % interval {share(wilson(count))}), "
         f"{told['mean_steps']:.1f} steps each, demonstrations {told['demo_steps']:.1f}; "
         f"trained for {told['env_steps']} steps.{ended}"
     )
@@ -139,8 +132,8 @@ def _bars(finding: Finding) -> str:
         (
             bar.label,
             f"{bar.count.successes} of {bar.count.trials}",
-            f"{100 * bar.interval.low:.0f} to {100 * bar.interval.high:.0f} %",
-            _median(bar),
+            share(bar.interval),
+            half_done(bar.median_s, bar.low_s, bar.high_s),
             _paper(bar),
             "; ".join(f"{name} {other.successes} of {other.trials}" for name, other in bar.others.items()),
         )
@@ -149,13 +142,6 @@ def _bars(finding: Finding) -> str:
     head = ["what", "successes", "95 % (Wilson)", "half are done by (95 %)", "paper", "the others"]
     used = [i for i in range(len(head)) if i < 4 or any(row[i] for row in rows)]
     return table([head[i] for i in used], [[row[i] for i in used] for row in rows])
-
-
-def _median(bar: Measured) -> str:
-    if bar.median_s is None:
-        return "fewer than half succeeded"
-    low, high = (f"{end:.1f}" if end is not None else "unknown" for end in (bar.low_s, bar.high_s))
-    return f"{bar.median_s:.1f} s ({low} to {high})"
 
 
 def _paper(bar: Measured) -> str:

@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from rldg_core.processes import XLA_FLAGS, tied
+from rldg_evaluation.page import put
 from rldg_experiments import stages
 from rldg_experiments.plan import AnyStage, Experiment, ExperimentError, folder_name, keys, references
 
@@ -29,16 +30,6 @@ RECORD = "stage.json"
 _LOCK = "lock"
 _POLL_S = 0.1
 _END_S = 20.0
-
-# What a verb does before it begins: it is to end when this process does, even by SIGKILL.
-_SHIM = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-if os.getppid() != int(sys.argv[1]):
-    os._exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class StageError(RuntimeError):
@@ -112,7 +103,7 @@ class Here:
         self._program, self.cores = list(program), cores or len(os.sched_getaffinity(0))
 
     def start(self, words: Sequence[str], folder: Path, cores: int, lock: int) -> Handle:
-        command = [sys.executable, "-c", _SHIM, str(os.getpid()), *self._program, *words]
+        command = tied([*self._program, *words], signal.SIGTERM)
         with (folder / stages.TOLD).open("wb") as told, (folder / stages.LOG).open("ab") as log:
             return _Local(
                 subprocess.Popen(
@@ -181,7 +172,7 @@ def environment(cores: int) -> dict[str, str]:
     if cores == 1:
         changes |= {
             "OMP_NUM_THREADS": "1",
-            "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+            "XLA_FLAGS": XLA_FLAGS,
         }
     return {**os.environ, **changes}
 
@@ -232,23 +223,17 @@ def run(
         ExperimentError: a file that a stage names is missing or wrong, or what it has made is.
         StageError: a stage failed; those that ran beside it are finished first.
     """
-    names = keys(experiment.stages)
+    names = [stage.name for stage in experiment.stages]
     unknown = sorted(set(again) - set(names))
     if unknown:
         raise ExperimentError(f"--again: no stage {unknown[0]!r}; there are {', '.join(names)}")
-    workspace = workspace.absolute()
     workspace.mkdir(parents=True, exist_ok=True)
     repeated = _followers(experiment.stages, again)
-    states = [
-        State(stage, names[stage.name], workspace / folder_name(stage, names[stage.name]))
-        for stage in experiment.stages
-    ]
-    for state in states:
-        if state.stage.name in repeated:
-            (state.folder / RECORD).unlink(missing_ok=True)
-            _clear(state.folder)
-        _look(state)
-        state.kept = state.phase == "done"
+    for name, folder in _folders(experiment, workspace).items():
+        if name in repeated:
+            (folder / RECORD).unlink(missing_ok=True)
+            _clear(folder)
+    states = survey(experiment, workspace)
     running: dict[str, tuple[Handle, Any]] = {}
     failed: list[str] = []
     try:
@@ -375,9 +360,7 @@ def _proceed(state: State, running: dict[str, tuple[Handle, Any]], failed: list[
             software=software,
             told={name: _from_here(said) for name, said in stages.told(state.folder).items()},
         )
-        part = state.folder / f".{RECORD}.part"
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(state.record), indent=1))
-        part.replace(state.folder / RECORD)
+        put(state.folder / RECORD, msgspec.json.format(msgspec.json.encode(state.record), indent=1))
         state.phase = "done"
 
 

@@ -11,9 +11,9 @@ import pytest
 from rldg_core.types import Outcome
 from rldg_evaluation.plan import EvaluationPlan, prepare
 from rldg_evaluation.report import write_report as write_evaluation
-from rldg_evaluation.running import Result, Store
+from rldg_evaluation.running import Store
 from rldg_evaluation.statistics import Count
-from rldg_evaluation.trace import Failure
+from rldg_evaluation.testing import result
 from rldg_experiments import drawing
 from rldg_experiments.measures import HELD, OPEN, REVERSED, measure
 from rldg_experiments.plan import Experiment, ExperimentError, Figure, experiment_names
@@ -41,34 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for trial in sorted(loaded.trials, key=lambda trial: trial.seed):
             number = tried[trial.policy, trial.scene] = tried.get((trial.policy, trial.scene), 0) + 1
             good = number <= SUCCESSES[trial.policy]
-            store.append(
-                Result(
-                    plan=loaded.hash,
-                    trial=trial.id,
-                    policy=trial.policy,
-                    checkpoint_sha256="",
-                    task="usb_insertion",
-                    scene=trial.scene,
-                    seed=trial.seed,
-                    outcome=Outcome.SUCCESS if good else Outcome.TIMEOUT,
-                    reason="",
-                    failure=Failure.NONE if good else Failure.STUCK,
-                    steps=20,
-                    robot_s=2.0 if good else 10.0,
-                    closest_m=0.01,
-                    mean_force_n=1.0,
-                    peak_force_n=9.0,
-                    mean_torque_nm=0.1,
-                    limited_steps=0,
-                    guarded_steps=0,
-                    refused_steps=0,
-                    trouble="",
-                    answer_ms=2.0,
-                    wall_s=0.5,
-                    runner="fast",
-                    software="abc",
-                )
-            )
+            outcome = Outcome.SUCCESS if good else Outcome.TIMEOUT
+            store.append(result(loaded, trial, outcome, steps=20, robot_s=2.0 if good else 10.0))
     write_evaluation(out)
     return out
 

@@ -24,19 +24,8 @@ from types import FrameType, TracebackType
 from rldg_bringup.launch_runner.plan import Process, resolve
 from rldg_bringup.packages import find_executable, find_share
 from rldg_bringup.shared_memory import remove_abandoned
+from rldg_core.processes import tied
 
-# What a child does before it becomes the program. It is a program itself, because preexec_fn may dead-lock where other
-# threads run, and DDS has several. Ignored signals are inherited: SIGPIPE from Python, SIGINT from background jobs.
-_SHIM = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    os._exit(1)
-for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-    signal.signal(number, signal.SIG_DFL)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 _POLL_S = 0.1
 _SAME_SIGNAL_S = 0.5
 
@@ -69,7 +58,7 @@ class _Child:
     def spawn(self) -> None:
         self.restart_at = None
         self.popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _SHIM, str(os.getpid()), *self.command],
+            tied(self.command, signal.SIGKILL),
             env={"PYTHONUNBUFFERED": "1", **self.process.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
