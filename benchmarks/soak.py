@@ -304,7 +304,10 @@ class Soak:
         self._runner.set_estop(False, 10.0)
 
     def _kill(self) -> None:
-        os.kill(self._launches[0].pid(str(self._rng.choice(KILLED))), signal.SIGKILL)
+        name = str(self._rng.choice(KILLED))
+        os.kill(self._launches[0].pid(name), signal.SIGKILL)
+        if name == "episode_manager":
+            self._run = None  # nobody answers for what the dead one was asked
         self._runner.spin(2.0)
         self._runner.wait_until_ready(RECOVER_S)
 
