@@ -10,7 +10,7 @@ nodes = sorted(path.stem for path in (here / name).glob("*_node.py"))
 setup(
     name=name,
     version="0.1.0",
-    description="The robot-side nodes of RLDG: observer, arbiter, episode manager, SpaceMouse and gamepad.",
+    description="The robot-side nodes of RLDG: observer, arbiter, episode manager, camera, SpaceMouse and gamepad.",
     maintainer="RLDG maintainers",
     maintainer_email="rldg-maintainers@example.org",
     license="Apache-2.0",

@@ -28,7 +28,14 @@ TASKS = [
     "xlr",
 ]
 GENERALISTS = {"openvla": OpenVLAParameters, "octo": OctoParameters}
-OPERATORS = {"scripted": "scripted_operator", "spacemouse": "spacemouse", "gamepad": "gamepad", "none": None}
+OPERATORS = {
+    "scripted": "scripted_operator",
+    "spacemouse": "spacemouse",
+    "spacenav": "spacenav",
+    "gamepad": "gamepad",
+    "none": None,
+}
+STOCK = {"spacenav": {"spacenav_driver"}}  # nodes of other projects, which nobody manages
 CONTROL = ["cartesian_impedance_controller", "observer", "arbiter", "episode_manager", "lifecycle_manager"]
 
 
@@ -74,7 +81,7 @@ def test_every_task_launches_its_own_cell(task: str) -> None:
 def test_operator_and_policy_are_started_and_managed_where_asked_for(operator: str, policy: str) -> None:
     nodes = cell("usb_insertion", operator=operator, policy=policy)
     extra = [name for name in (OPERATORS[operator], "policy_scripted" if policy == "scripted" else None) if name]
-    assert set(nodes) == {*CONTROL, *extra}
+    assert set(nodes) == {*CONTROL, *extra, *STOCK.get(operator, ())}
     managed = [name for name in parameters(nodes["lifecycle_manager"])["node_names"] if name]  # type: ignore[attr-defined]
     assert managed == [*CONTROL[:-1], *extra]
 
@@ -176,3 +183,39 @@ def test_options_of_a_generalist_reach_it() -> None:
     assert msgspec.yaml.decode(given).items() >= {"execute": 2, "seed": 7, "tokenizer": "t5"}.items()
     with pytest.raises(LaunchFileError, match="mode"):
         cell("policy_openvla", mode="faster")
+
+
+def test_a_camera_read_directly_takes_the_place_of_the_simulated_one_and_is_managed() -> None:
+    arguments = {"camera_file": "/data/wrist.db3", "camera_serial": "405", "camera_exposure_us": "5000"}
+    nodes = cell("usb_insertion", camera="realsense_direct", **arguments)
+    assert set(nodes) == {*CONTROL, "scripted_operator", "wrist_camera"}
+    given = parameters(nodes["wrist_camera"])
+    assert (given["file"], given["serial"], given["exposure_us"]) == ("/data/wrist.db3", "405", 5000.0)
+    assert parameters(nodes["cartesian_impedance_controller"])["wrist_camera"] is False
+    managed = [name for name in parameters(nodes["lifecycle_manager"])["node_names"] if name]  # type: ignore[attr-defined]
+    assert managed.index("wrist_camera") < managed.index("observer")
+
+
+@pytest.mark.parametrize("topic", ["~/color/image_raw", "~/color/image_rect_raw"])
+def test_the_stock_camera_driver_is_set_up_for_a_d405_on_our_topics(topic: str) -> None:
+    nodes = cell("usb_insertion", camera="realsense", camera_serial="405", camera_topic=topic)
+    driver = nodes["camera"]
+    given = parameters(driver)
+    assert given["depth_module.color_profile"] == "640x480x30" and given["depth_module.enable_auto_exposure"] is False
+    assert given["serial_no"] == "405" and given["depth_module.exposure"] == 10000
+    assert {f"{topic}:=wrist/color/image_raw", "~/color/camera_info:=wrist/color/camera_info"} <= set(driver.arguments)
+    assert "camera" not in parameters(nodes["lifecycle_manager"])["node_names"]  # type: ignore[operator]
+    assert parameters(nodes["cartesian_impedance_controller"])["wrist_camera"] is False
+
+
+def test_the_simulation_has_its_own_camera_unless_told_otherwise() -> None:
+    for camera, own in (("own", True), ("none", False)):
+        nodes = cell("usb_insertion", camera=camera)
+        assert set(nodes) == {*CONTROL, "scripted_operator"}
+        assert parameters(nodes["cartesian_impedance_controller"])["wrist_camera"] is own
+
+
+def test_the_spacenav_driver_speaks_to_our_node_only() -> None:
+    nodes = cell("usb_insertion", operator="spacenav")
+    assert "spacenav/joy:=spacenav_driver/joy" in nodes["spacenav_driver"].arguments
+    assert "spacenav_driver" not in cell("usb_insertion", operator="spacenav", spacenav_driver="false")

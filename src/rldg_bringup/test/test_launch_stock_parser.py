@@ -20,7 +20,17 @@ WORKSPACE = Path(__file__).resolve().parents[3]
 FILES = sorted((WORKSPACE / "launch").glob("*.launch.xml"))
 EXECUTABLES = {
     "rldg_sim": ("sim_node", "operator_node"),
-    "rldg_control": ("observer_node", "arbiter_node", "episode_manager_node", "spacemouse_node", "gamepad_node"),
+    "rldg_control": (
+        "observer_node",
+        "arbiter_node",
+        "episode_manager_node",
+        "realsense_node",
+        "spacemouse_node",
+        "spacenav_node",
+        "gamepad_node",
+    ),
+    "realsense2_camera": ("realsense2_camera_node",),
+    "spacenav": ("spacenav_node",),
     "rldg_recorder": ("recorder_node",),
     "rldg_policies": ("policy_node",),
     "rldg_rl": ("actor_node", "learner_node", "person_node"),
@@ -114,6 +124,7 @@ def test_every_file_declares_the_same_arguments_there(file: Path, prefix: Path) 
         ("usb_insertion", {"policy": "scripted", "seed": "7"}),
         ("xlr", {"operator": "none", "namespace": "a/b"}),
         ("policy_openvla", {"checkpoint": "a b", "instruction": "don't", "namespace": "arm"}),
+        ("usb_insertion", {"camera": "realsense_direct", "operator": "spacemouse"}),
         ("cell", {"operator": "gamepad", "namespace": "/arm", "scene": "dark", "task": "hdmi"}),
     ],
 )

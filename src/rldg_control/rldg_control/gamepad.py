@@ -23,7 +23,7 @@ class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which control moves what, in base axes. Defaults: a two-stick pad as ``joy_node`` reports an Xbox controller.
+    """Which control moves what. Defaults: a two-stick pad as ``joy_node`` reports an Xbox controller.
 
     Attributes:
         deadman: button that must be held for the sticks to count.
@@ -61,7 +61,7 @@ def load_mapping(path: str) -> Mapping:
         ) from None
 
 
-def gamepad_twist(mapping: Mapping, axes: Sequence[float], buttons: Sequence[int]) -> tuple[Array, list[int]]:
+def gamepad_twist(mapping: Mapping, axes: Sequence[float], buttons: Sequence[int]) -> tuple[Array, list[bool]]:
     """Deflection and gripper buttons for one report of the pad.
 
     Args:
@@ -69,7 +69,8 @@ def gamepad_twist(mapping: Mapping, axes: Sequence[float], buttons: Sequence[int
         buttons: 0 or 1 each.
 
     Returns:
-        Deflection in base axes, shape (6,), and ``[close, open]``; all zero unless the dead-man button is held.
+        Deflection, shape (6,): forward, left, up and about these; and ``[close, open]``. All zero unless the dead-man
+        button is held.
 
     Raises:
         ValueError: the pad has fewer axes or buttons than the mapping names, or an axis is not finite.
@@ -91,10 +92,10 @@ def gamepad_twist(mapping: Mapping, axes: Sequence[float], buttons: Sequence[int
         )
     twist = np.zeros(6)
     if not buttons[mapping.deadman]:
-        return twist, [0, 0]
+        return twist, [False, False]
     for i, control in enumerate(controls):
         if control is not None:
             twist[i] = control.scale * axes[control.axis]
     if not np.isfinite(twist).all():
         raise ValueError(f"joy: axes {list(axes)} must be finite")
-    return np.clip(twist, -1.0, 1.0), [int(buttons[mapping.close] != 0), int(buttons[mapping.open] != 0)]
+    return np.clip(twist, -1.0, 1.0), [buttons[mapping.close] != 0, buttons[mapping.open] != 0]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import Joy
 
 from rldg_control.gamepad import gamepad_twist, load_mapping
-from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.base import OK, WARN, BaseNode
+from rldg_ros.device import DeviceTopics
 from rldg_ros.main import run
 
 _SILENT_S = 1.0
@@ -28,8 +27,7 @@ class GamepadNode(BaseNode):
     def on_setup(self) -> None:
         self._mapping = load_mapping(self._mapping_file)
         self._heard_ns = -1
-        self._twist = self.create_publisher(TwistStamped, "spacenav/twist_stamped", qos.reliable(10))
-        self._joy = self.create_publisher(Joy, "spacenav/joy", qos.reliable(10))
+        self._topics = DeviceTopics(self)
         self.listen(Joy, "joy", self._on_joy, qos.reliable(10))
 
     def on_diagnose(self) -> None:
@@ -39,9 +37,7 @@ class GamepadNode(BaseNode):
     def _on_joy(self, msg: Joy) -> None:
         deflection, pressed = gamepad_twist(self._mapping, msg.axes, msg.buttons)
         self._heard_ns = self.now_ns()
-        header = convert.header(self._heard_ns, self.robot.base_frame)
-        self._twist.publish(TwistStamped(header=header, twist=convert.twist_to_msg(deflection)))
-        self._joy.publish(Joy(header=header, axes=deflection.tolist(), buttons=pressed))
+        self._topics.publish(deflection, pressed)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
-from geometry_msgs.msg import TwistStamped
-from sensor_msgs.msg import Joy
-
-from rldg_control.spacemouse_reader import SpaceMouseReader, open_spacemouse
-from rldg_ros import conversions as convert
-from rldg_ros import qos
+from rldg_control.spacemouse_reader import SpaceMouseReader
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.device import DeviceTopics
 from rldg_ros.main import run
 
 
 class SpaceMouseNode(BaseNode):
     """Publishes the device's state at a fixed rate while it is healthy, deflected or not, else nothing."""
 
-    def __init__(self, open_device: Callable[[], Any] = open_spacemouse, **kwargs: object) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__("spacemouse", **kwargs)
-        self._open_device = open_device
+        self._device = str(
+            self.declare(
+                "device",
+                "",
+                "Path of the device (/dev/hidraw3, or a link to it by a udev rule); empty for the first.",
+            )
+        )
         self._rate_hz = self.declare("rate_hz", 100.0, "Publishing rate (Hz).", low=10.0, high=250.0)
         self._self_test_s = self.declare(
             "self_test_s", 20.0, "Warn if no axis ever moved this long after opening (s).", low=1.0, high=3600.0
         )
         self._buttons = (
-            self.declare("close_button", 0, "Index of the device's button that closes the gripper.", low=0, high=31),
-            self.declare("open_button", 1, "Index of the device's button that opens the gripper.", low=0, high=31),
+            self.declare(
+                "close_button", "", "Name of the button that closes the gripper; empty for the left or the first one."
+            ),
+            self.declare(
+                "open_button", "", "Name of the button that opens the gripper; empty for the right or the second one."
+            ),
         )
         self._reader: SpaceMouseReader | None = None
 
     def on_setup(self) -> None:
-        self._twist = self.create_publisher(TwistStamped, "spacenav/twist_stamped", qos.reliable(10))
-        self._joy = self.create_publisher(Joy, "spacenav/joy", qos.reliable(10))
-        self._reader = SpaceMouseReader(self._self_test_s, self._open_device)
+        self._topics = DeviceTopics(self)
+        self._reader = SpaceMouseReader(self._device, self._buttons, self._self_test_s)
         self._reader.start()
         self.create_timer(1.0 / self._rate_hz, self._publish, clock=self.steady_clock)
 
@@ -52,13 +55,7 @@ class SpaceMouseNode(BaseNode):
             self.report("device", ERROR if state.trouble else OK, state.trouble)
             return
         self.report("device", WARN if state.warning else OK, state.warning, name=state.name, reports=state.reports)
-        header = convert.header(self.now_ns(), self.robot.base_frame)
-        twist = TwistStamped(header=header)
-        linear, angular = twist.twist.linear, twist.twist.angular
-        linear.x, linear.y, linear.z, angular.x, angular.y, angular.z = state.axes
-        pressed = [int(i < len(state.buttons) and state.buttons[i] != 0) for i in self._buttons]
-        self._twist.publish(twist)
-        self._joy.publish(Joy(header=header, axes=list(state.axes), buttons=pressed))
+        self._topics.publish(state.axes, state.pressed)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -6,13 +6,14 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 _AXES = ("x", "y", "z", "roll", "pitch", "yaw")
 _POLL_S = 0.004  # a device sends up to 125 pairs of reports a second
 _BACK_OFF_S = (0.5, 1.0, 2.0, 5.0)
+_GRIPPER_BUTTONS = (("LEFT", "RIGHT"), ("BTN_1", "BTN_2"))  # of small devices; of large ones, which also have a RIGHT
 _STUCK_S = 1.0  # a deflected device reports all the time; one that does not has lost its radio link or its cable
 
 
@@ -25,7 +26,7 @@ class DeviceState:
             first attempt).
         name: product name, "" before the first connection.
         axes: x forward, y left, z up, then the rotations about them, each about [-1, 1].
-        buttons: 1 where pressed.
+        pressed: whether the buttons that close and open the gripper are.
         reports: number of reports read since the device was opened.
         warning: the device works but something is odd; "" if not.
     """
@@ -34,13 +35,13 @@ class DeviceState:
     trouble: str = ""
     name: str = ""
     axes: tuple[float, ...] = (0.0,) * 6
-    buttons: tuple[int, ...] = ()
+    pressed: tuple[bool, bool] = (False, False)
     reports: int = 0
     warning: str = ""
 
 
-def open_spacemouse() -> Any:
-    """The first SpaceMouse, without blocking reads, in ROS axes.
+def open_spacemouse(path: str = "") -> Any:
+    """The SpaceMouse at a path, or the first one, without blocking reads, in ROS axes.
 
     Raises:
         RuntimeError: there is none, or it cannot be opened; says what to do.
@@ -51,32 +52,60 @@ def open_spacemouse() -> Any:
         raise RuntimeError(f"cannot import pyspacemouse ({error}); pip install pyspacemouse") from None
     except OSError as error:
         raise RuntimeError(f"no hidapi library ({error}); install libhidapi-hidraw0") from None
+    options: dict[str, Any] = {"nonblocking": True, "axis_convention": pyspacemouse.AxisConvention.ROS}
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints the name of what it finds
-            return pyspacemouse.open(nonblocking=True, axis_convention=pyspacemouse.AxisConvention.ROS)
+            return pyspacemouse.open_by_path(path, **options) if path else pyspacemouse.open(**options)
     except Exception as error:
         hint = "plug it in; if it is, allow access to /dev/hidraw* with a udev rule"
         raise RuntimeError(f"no SpaceMouse ({error}); {hint}") from None
+
+
+def rivals() -> list[str]:
+    """Paths of all SpaceMice, where there is more than one to choose from; a wireless receiver may have several."""
+    import pyspacemouse
+
+    paths = sorted(pyspacemouse.get_connected_devices_by_path())
+    return paths if len(paths) > 1 else []
+
+
+def gripper_buttons(names: Sequence[str], close: str = "", open_: str = "") -> tuple[int | None, int | None]:
+    """Which buttons close and open the gripper: those named, or the usual ones of the model; None where it has none.
+
+    Raises:
+        ValueError: the device has no button of that name.
+    """
+    usual = next((pair for pair in _GRIPPER_BUTTONS if set(pair) <= set(names)), ("", ""))
+    found: list[int | None] = []
+    for wanted, default in zip((close, open_), usual, strict=True):
+        if wanted and wanted not in names:
+            raise ValueError(f"button {wanted!r}: this SpaceMouse has {', '.join(names) or 'no buttons'}")
+        name = wanted or default
+        found.append(names.index(name) if name else None)
+    return found[0], found[1]
 
 
 class SpaceMouseReader:
     """Owns the reading thread; :attr:`state` is the newest snapshot.
 
     Args:
+        path: of the device; "" for the first one.
+        buttons: names of those that close and open the gripper; "" for the usual ones.
         self_test_s: if no axis ever moved this long after opening, a warning says so: some devices stream zeros over
             a cable but not over their receiver (rail-berkeley/hil-serl issue 40).
-        open_device: returns an object with ``read() -> state``, ``close()`` and ``product_name``, as pyspacemouse's.
         clock: wall time, s.
     """
 
     def __init__(
         self,
+        path: str = "",
+        buttons: tuple[str, str] = ("", ""),
         self_test_s: float = 20.0,
-        open_device: Callable[[], Any] = open_spacemouse,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._path = path
+        self._buttons = buttons
         self._self_test_s = self_test_s
-        self._open_device = open_device
         self._clock = clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spacemouse", daemon=True)
@@ -95,15 +124,16 @@ class SpaceMouseReader:
         attempt = 0
         while not self._stop.is_set():
             try:
-                device = self._open_device()
-            except RuntimeError as error:
+                device = open_spacemouse(self._path)
+                buttons = gripper_buttons(device.info.button_names, *self._buttons)
+            except (RuntimeError, ValueError) as error:
                 self.state = DeviceState(trouble=str(error))
                 self._stop.wait(_BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)])
                 attempt += 1
                 continue
             attempt = 0
             try:
-                self._read_until_lost(device)
+                self._read_until_lost(device, buttons)
             except Exception as error:  # hidapi says nothing more precise than "read failed"
                 name = self.state.name
                 self.state = DeviceState(trouble=f"{name or 'SpaceMouse'} lost ({error}); plug it in again", name=name)
@@ -112,9 +142,11 @@ class SpaceMouseReader:
                     device.close()
             self._stop.wait(_BACK_OFF_S[0])
 
-    def _read_until_lost(self, device: Any) -> None:
+    def _read_until_lost(self, device: Any, buttons: tuple[int | None, int | None]) -> None:
         opened_s = heard_s = self._clock()
         name, reports, moved = str(device.product_name), 0, False
+        others = [] if self._path else rivals()
+        choice = f"reading the first of {', '.join(others)}; name one by the parameter device" if others else ""
         before = device.read().t
         while not self._stop.is_set():
             reading = device.read()  # one report at a time; the time stamp changes with each
@@ -127,12 +159,13 @@ class SpaceMouseReader:
             now_s = self._clock()
             if any(axes) and now_s - heard_s > _STUCK_S:
                 raise RuntimeError(f"deflected, but no report for {_STUCK_S} s")
-            warning = ""
+            warning = choice
             if not moved and now_s - opened_s > self._self_test_s:
                 warning = (
                     f"no deflection since it was opened {self._self_test_s:.0f} s ago ({reports} reports); push the "
                     "cap; if this stays, use the wireless receiver instead of the cable and stop spacenavd"
                 )
-            self.state = DeviceState(True, "", name, axes, tuple(int(b) for b in reading.buttons), reports, warning)
+            pressed = tuple(button is not None and reading.buttons[button] != 0 for button in buttons)
+            self.state = DeviceState(True, "", name, axes, (pressed[0], pressed[1]), reports, warning)
             if drained:
                 self._stop.wait(_POLL_S)

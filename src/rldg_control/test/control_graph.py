@@ -60,6 +60,8 @@ class Probe(Node):
         self.statuses: dict[str, DiagnosticStatus] = {}
         self._actions = self.create_publisher(Action, "action", qos.reliable(10))
         self._twist = self.create_publisher(TwistStamped, "spacenav/twist_stamped", qos.reliable(10))
+        self.twists: list[TwistStamped] = []
+        self.create_subscription(TwistStamped, "spacenav/twist_stamped", self.twists.append, qos.reliable(10))
         self._joy = self.create_publisher(Joy, "spacenav/joy", qos.reliable(10))
         self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.reliable(10))
         self.create_subscription(

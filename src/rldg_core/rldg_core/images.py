@@ -1,11 +1,51 @@
-"""From what a camera delivers to the square image of an observation."""
+"""From what a camera delivers to the square image of an observation, and the lens of both."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Pinhole model of an image, in pixels; the image's corner is at (0, 0).
+
+    Attributes:
+        distortion: coefficients of ``model``, a ``distortion_model`` of sensor_msgs/CameraInfo.
+    """
+
+    width: int
+    height: int
+    focal_x: float
+    focal_y: float
+    centre_x: float
+    centre_y: float
+    model: str = "plumb_bob"
+    distortion: tuple[float, ...] = (0.0,) * 5
+
+    @property
+    def field_of_view_rad(self) -> float:
+        """Vertical angle from edge to edge, distortion left aside."""
+        return 2.0 * math.atan(self.height / (2.0 * self.focal_y))
+
+    def squared(self, side: int) -> Lens:
+        """The lens of what :func:`square` makes of the image."""
+        edge = min(self.width, self.height)
+        left, top, scale = (self.width - edge) // 2, (self.height - edge) // 2, side / edge
+        return Lens(
+            side,
+            side,
+            self.focal_x * scale,
+            self.focal_y * scale,
+            (self.centre_x - left) * scale,
+            (self.centre_y - top) * scale,
+            self.model,
+            self.distortion,
+        )
 
 
 def square(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:

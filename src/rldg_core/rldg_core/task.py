@@ -31,6 +31,7 @@ Length = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]  # m
 Coordinate = Annotated[float, msgspec.Meta(ge=-2.0, le=2.0)]  # m
 Angle = Annotated[float, msgspec.Meta(ge=-2.0 * math.pi, le=2.0 * math.pi)]  # rad
 HalfAngle = Annotated[float, msgspec.Meta(ge=0.0, le=math.pi)]  # rad
+DeviceScale = Annotated[float, msgspec.Meta(ge=-4.0, le=4.0)]
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]*$", max_length=64)]
 Sentence = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]  # one line
 
@@ -241,6 +242,20 @@ class Task(_Strict, frozen=True, kw_only=True):
         raise TaskError(f"task {self.name}: no scene {name!r}; it has {', '.join(s.name for s in self.scenes)}")
 
 
+class OperatorDevice(_Strict, frozen=True, kw_only=True):
+    """How a six-axis device (SpaceMouse, gamepad) stands to the arm. The dead-man rule comes after it.
+
+    Attributes:
+        yaw_rad: of the operator's forward about base z, 0 where they look along base x, pi where they face the arm.
+        scale: of each deflection, forward, left, up and about these.
+        dead_zone: deflections up to this count as none: for a worn device that does not come back to zero.
+    """
+
+    yaw_rad: Angle = 0.0
+    scale: tuple[DeviceScale, DeviceScale, DeviceScale, DeviceScale, DeviceScale, DeviceScale] = (1.0,) * 6
+    dead_zone: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.0
+
+
 class Robot(_Strict, frozen=True, kw_only=True):
     """One file of ``config/robots``: what is special about an arm."""
 
@@ -251,6 +266,7 @@ class Robot(_Strict, frozen=True, kw_only=True):
     joint_names: tuple[str, ...]
     home_rad: tuple[Angle, ...]
     gripper_max_width_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.2)]
+    operator: OperatorDevice = OperatorDevice()
 
 
 _T = TypeVar("_T", bound=msgspec.Struct)

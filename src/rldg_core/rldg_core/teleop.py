@@ -9,9 +9,27 @@ import numpy as np
 import numpy.typing as npt
 
 from rldg_core.frames import Array, Pose, quaternion_conjugate, rotate_free
+from rldg_core.task import OperatorDevice
 from rldg_core.types import Action
 
 CLOSE_BUTTON, OPEN_BUTTON = 0, 1
+
+
+def base_axes(deflection: npt.ArrayLike, device: OperatorDevice) -> Array:
+    """Deflections of a device as the operator holds it, in the axes of the base.
+
+    Args:
+        deflection: shape (6,): forward, left, up and about these, each about [-1, 1]; clipped to it.
+        device: how the device stands to the arm (robot file).
+
+    Raises:
+        ValueError: a deflection is not finite.
+    """
+    raw = np.asarray(deflection, dtype=np.float64)
+    if not np.isfinite(raw).all():
+        raise ValueError(f"operator device: deflections {raw.tolist()} must be finite")
+    shaped = np.clip(np.where(np.abs(raw) > device.dead_zone, raw, 0.0) * device.scale, -1.0, 1.0)
+    return rotate_free(Pose.from_rpy((0.0, 0.0, 0.0), (0.0, 0.0, device.yaw_rad)).quaternion, shaped)
 
 
 @dataclass(frozen=True)

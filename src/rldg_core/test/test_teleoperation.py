@@ -1,10 +1,13 @@
 """Dead zone, dead-man rule, gripper buttons and loss of the operator device."""
 
+import math
+
 import numpy as np
 import pytest
 
 from rldg_core.frames import quaternion_from_rpy, rotate
-from rldg_core.teleop import HumanCommand, Teleop, foremost
+from rldg_core.task import OperatorDevice
+from rldg_core.teleop import HumanCommand, Teleop, base_axes, foremost
 from rldg_core.testing import TICK_NS, tool_down
 from rldg_core.types import Action
 
@@ -97,3 +100,22 @@ def test_of_two_devices_the_first_that_is_held_counts_and_a_fault_of_either_befo
     assert foremost([off, off]) == off
     assert foremost([first, second]) is first and foremost([off, second]) is second
     assert foremost([first, lost]) is lost
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (OperatorDevice(), [0.5, 0.2, -1.0, 0.0, 0.05, 0.3]),
+        (OperatorDevice(yaw_rad=math.pi), [-0.5, -0.2, -1.0, 0.0, -0.05, 0.3]),
+        (OperatorDevice(yaw_rad=math.pi / 2), [-0.2, 0.5, -1.0, -0.05, 0.0, 0.3]),
+        (OperatorDevice(scale=(2.0, 1.0, 1.0, 1.0, 1.0, -1.0), dead_zone=0.1), [1.0, 0.2, -1.0, 0.0, 0.0, -0.3]),
+    ],
+    ids=["as it is", "facing the arm", "beside the arm", "scaled, worn"],
+)
+def test_a_device_stands_to_the_arm_as_the_robot_file_says(device: OperatorDevice, expected: list[float]) -> None:
+    assert base_axes([0.5, 0.2, -1.4, 0.0, 0.05, 0.3], device) == pytest.approx(expected)
+
+
+def test_a_deflection_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        base_axes([math.nan, 0.0, 0.0, 0.0, 0.0, 0.0], OperatorDevice())

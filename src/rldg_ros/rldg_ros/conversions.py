@@ -24,11 +24,13 @@ from rldg_interfaces.msg import Action as ActionMsg
 from rldg_interfaces.msg import Episode as EpisodeMsg
 from rldg_interfaces.msg import Observation as ObservationMsg
 from rldg_interfaces.msg import Step as StepMsg
+from sensor_msgs.msg import CameraInfo as CameraInfoMsg
 from sensor_msgs.msg import Image as ImageMsg
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import Header
 
 from rldg_core.frames import Array, Pose
+from rldg_core.images import Lens
 from rldg_core.types import (
     ACTION_SIZE,
     Action,
@@ -168,6 +170,21 @@ IMAGE = Codec(
     _image_values,
     lambda values: Stamped(values[0] * _NS + values[1], values[2], _image(values[3:], "image")),
 )
+
+
+def camera_info_to_msg(lens: Lens, stamp_ns: int, frame_id: str) -> CameraInfoMsg:
+    """The lens of an image that is not rectified."""
+    x, y, u, v = lens.focal_x, lens.focal_y, lens.centre_x, lens.centre_y
+    return CameraInfoMsg(
+        header=header(stamp_ns, frame_id),
+        height=lens.height,
+        width=lens.width,
+        distortion_model=lens.model,
+        d=list(lens.distortion),
+        k=[x, 0.0, u, 0.0, y, v, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[x, 0.0, u, 0.0, 0.0, y, v, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )
 
 
 # the one stream

@@ -21,6 +21,7 @@ from rldg_core.frames import (
     quaternion_multiply,
     rotate,
 )
+from rldg_core.images import Lens
 from rldg_core.scene_spec import SceneSpec
 from rldg_core.task import Gains, Robot, Task, TaskError, load_robot
 from rldg_sim.arm import FINGER_JOINTS, FINGER_TRAVEL_M
@@ -508,10 +509,11 @@ class Cell:
         fine = stage.painter.draw(stage.data, camera, 2 * size, with_arm=True)
         return fine.reshape(size, 2, size, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
 
-    def focal_length_px(self, camera: str, size_px: int) -> float:
-        """Focal length of a camera's square image of side ``size_px``, the same along both axes (ideal pinhole)."""
+    def lens(self, camera: str, size_px: int) -> Lens:
+        """The lens of a camera's square image of side ``size_px``: an ideal pinhole."""
         fovy_rad = math.radians(float(self._stage.model.camera(camera).fovy[0]))
-        return size_px / (2.0 * math.tan(fovy_rad / 2.0))
+        focal = size_px / (2.0 * math.tan(fovy_rad / 2.0))
+        return Lens(size_px, size_px, focal, focal, size_px / 2.0, size_px / 2.0)
 
     def close(self) -> None:
         """Give the OpenGL contexts back; the cell must not be used afterwards."""

@@ -61,6 +61,7 @@ class SimNode(BaseNode):
         self.declare("seed", 0, "Seed of the start state.", low=0, high=2**31 - 1)
         self.declare("image_size_px", 0, "Side of the wrist image; 0 takes camera.image_size_px.", low=0, high=512)
         self.declare("camera_rate_hz", 30.0, "Wrist camera frames per second, real time only.", low=1.0, high=100.0)
+        self._has_camera = self.declare("wrist_camera", True, "Publish the wrist image; false where a camera does.")
         self.declare("scene_camera_rate_hz", 10.0, "Scene camera frames per second; 0 for none.", low=0.0, high=60.0)
 
     # --- set-up ----------------------------------------------------------------------------------------------------
@@ -68,6 +69,8 @@ class SimNode(BaseNode):
     def on_setup(self) -> None:
         from rldg_sim.cell import Cell
 
+        if self.lockstep and not self._has_camera:
+            raise ValueError("wrist_camera: is false, in lockstep only the simulation's own camera can be waited for")
         self._refuse_beside_another_arm()
         size_px = int(self.get_parameter("image_size_px").value) or self.task.camera.image_size_px
         self._size_px = size_px
@@ -75,7 +78,8 @@ class SimNode(BaseNode):
         self._gains = self.task.impedance.compliance
         self._declare_gains()
         self._cell.reset(str(self.get_parameter("scene").value), int(self.get_parameter("seed").value))
-        self._cell.image("wrist")  # fails here, with its remedy, where nothing can be rendered
+        if self._has_camera:
+            self._cell.image("wrist")  # fails here, with its remedy, where nothing can be rendered
 
         self._stamp_ns = FIRST_STAMP_NS
         self._target: Stamped[Pose] | None = None
@@ -252,7 +256,8 @@ class SimNode(BaseNode):
         if self._simulated_s >= self._camera_due_s:
             self._camera_due_s = max(self._camera_due_s + self._camera_period_s, self._simulated_s)
             self._publish_truth()
-            self._publish_image(self._cell.image("wrist"))
+            if self._has_camera:
+                self._publish_image(self._cell.image("wrist"))
         if self._simulated_s >= self._scene_due_s:
             self._scene_due_s = max(self._scene_due_s + self._scene_period_s, self._simulated_s)
             self._publish_scene_if_watched()
@@ -329,27 +334,13 @@ class SimNode(BaseNode):
     def _publish_image(self, image: npt.NDArray[np.uint8]) -> None:
         self._image_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.camera_frame))
         if self._info_out.get_subscription_count() > 0:
-            self._info_out.publish(self._camera_info())
+            lens = self._cell.lens("wrist", self._size_px)
+            self._info_out.publish(convert.camera_info_to_msg(lens, self._stamp_ns, self.robot.camera_frame))
 
     def _publish_scene_if_watched(self) -> None:
         if self._scene_out.get_subscription_count() > 0:
             image = self._cell.image("scene")
             self._scene_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.base_frame))
-
-    def _camera_info(self) -> CameraInfo:
-        """Ideal pinhole of the simulated camera; a square image, so fx = fy."""
-        focal_px = self._cell.focal_length_px("wrist", self._size_px)
-        centre = self._size_px / 2.0
-        return CameraInfo(
-            header=convert.header(self._stamp_ns, self.robot.camera_frame),
-            height=self._size_px,
-            width=self._size_px,
-            distortion_model="plumb_bob",
-            d=[0.0] * 5,
-            k=[focal_px, 0.0, centre, 0.0, focal_px, centre, 0.0, 0.0, 1.0],
-            r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-            p=[focal_px, 0.0, centre, 0.0, 0.0, focal_px, centre, 0.0, 0.0, 0.0, 1.0, 0.0],
-        )
 
 
 def main(args: list[str] | None = None) -> int:
