@@ -74,10 +74,7 @@ def square(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     starts, lengths = bounds[:-1], np.diff(bounds)
     if edge < 2 * side:
         return _average_neighbours(crop, starts, bounds[1:] - 1)
-    total = np.add.reduceat(np.add.reduceat(crop, starts, axis=0, dtype=np.uint32), starts, axis=1, dtype=np.uint32)
-    area = (lengths[:, None] * lengths[None, :])[:, :, None]
-    average: npt.NDArray[np.uint8] = ((total + area // 2) // area).astype(np.uint8)
-    return average
+    return _average_unequal(crop, starts, lengths)
 
 
 def _average_blocks(image: npt.NDArray[np.uint8], block: int) -> npt.NDArray[np.uint8]:
@@ -102,4 +99,24 @@ def _average_neighbours(
     total = rows.take(first, axis=1)
     total += rows.take(last, axis=1)
     rounded: npt.NDArray[np.uint8] = ((total + 2) >> 2).astype(np.uint8)
+    return rounded
+
+
+def _average_unequal(
+    image: npt.NDArray[np.uint8], starts: npt.NDArray[np.intp], lengths: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint8]:
+    """The same for blocks of which some are one pixel longer than the others, along either side."""
+    short = int(lengths.min())
+    longer = np.flatnonzero(lengths > short)
+    # 16 x 16 x 255 fits in 16 bits
+    rows: npt.NDArray[Any] = image[starts].astype(np.uint16 if short < 16 else np.uint32)
+    for i in range(1, short):
+        rows += image[starts + i]
+    rows[longer] += image[starts[longer] + short]
+    total = rows.take(starts, axis=1)
+    for i in range(1, short):
+        total += rows.take(starts + i, axis=1)
+    total[:, longer] += rows.take(starts[longer] + short, axis=1)
+    area = (lengths[:, None] * lengths[None, :]).astype(total.dtype)[:, :, None]
+    rounded: npt.NDArray[np.uint8] = ((total + area // 2) // area).astype(np.uint8)
     return rounded

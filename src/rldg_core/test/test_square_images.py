@@ -30,10 +30,13 @@ def test_blocks_of_any_size_are_averaged_exactly(block) -> None:
     assert np.array_equal(square(image, 4), (total + block**2 // 2) // block**2)
 
 
-@pytest.mark.parametrize("side", [5, 6, 8, 9])
-def test_blocks_of_unequal_size_are_averaged_exactly(side) -> None:
-    image = np.random.default_rng(side).integers(0, 256, (10, 10, 3), dtype=np.uint8)
-    bounds = np.arange(side + 1) * 10 // side
+@pytest.mark.parametrize(
+    ("edge", "side"), [(10, 5), (10, 6), (10, 8), (10, 9), (10, 4), (10, 3), (75, 4), (79, 5), (90, 4)]
+)
+def test_blocks_of_unequal_size_are_averaged_exactly(edge, side) -> None:
+    image = np.random.default_rng(side).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
+    image[: edge // 2] = 255  # the largest sums
+    bounds = np.arange(side + 1) * edge // side
     small = square(image, side)
     for i, j in np.ndindex(side, side):
         block = image[bounds[i] : bounds[i + 1], bounds[j] : bounds[j + 1]].reshape(-1, 3).astype(np.int64)
