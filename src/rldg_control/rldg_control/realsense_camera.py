@@ -262,7 +262,7 @@ class RealSenseSource:
         try:
             import pyrealsense2
         except ImportError as error:
-            remedy = "pip install 'pyrealsense2==2.59.*' and apt-get install libusb-1.0-0"
+            remedy = "./rldg up installs it where camera:=realsense_direct, and it needs apt-get install libusb-1.0-0"
             raise CameraError(f"cannot import pyrealsense2 ({_one_line(error)}); {remedy}") from None
         self._rs = pyrealsense2
         self._settings = settings

@@ -13,7 +13,7 @@ import numpy.typing as npt
 WIDTH, HEIGHT, RATE_HZ = 640, 480, 30
 FOCAL_PX = 433.0
 SERIAL = "000000000405"
-REMEDY = "pyrealsense2 cannot be imported; pip install 'pyrealsense2==2.59.*' and apt-get install libusb-1.0-0"
+REMEDY = "pyrealsense2 cannot be imported; ./rldg test installs it, and it needs apt-get install libusb-1.0-0"
 
 Draw = Callable[[int], npt.NDArray[np.uint8]]
 
