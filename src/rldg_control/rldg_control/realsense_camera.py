@@ -179,8 +179,10 @@ class CameraReader:
             except PlaybackEnded as error:
                 self._tell(trouble=str(error))
                 return
-            except CameraError as error:
-                self._tell(trouble=str(error))
+            except (
+                Exception
+            ) as error:  # librealsense and DDS say nothing more precise; nothing may end this thread unseen
+                self._tell(trouble=str(error) or type(error).__name__)
             finally:
                 self._source.close()
             self._stop.wait(_BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)])

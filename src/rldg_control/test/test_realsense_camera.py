@@ -243,6 +243,21 @@ def test_the_image_from_before_a_loss_does_not_pass_for_a_new_one() -> None:
     assert [int(f.image[0, 0, 0]) for f in frames] == [7, 8] and reader.state.refused == 1
 
 
+def test_an_image_that_cannot_be_delivered_is_told_and_the_next_one_is_tried() -> None:
+    told: list[str] = []
+    source = ScriptedSource(frame(1, 0), frame(2, 33))
+    reader = CameraReader(source, 32, lambda delivered: deliver(delivered))
+
+    def deliver(delivered: Frame) -> None:
+        told.append(reader.state.trouble)
+        if len(told) == 1:
+            raise RuntimeError("cannot publish data")
+
+    reader.start()
+    finish(reader, "over")
+    assert told == ["", "cannot publish data"]
+
+
 def test_frames_that_never_arrive_and_frames_that_arrive_late_are_warnings() -> None:
     states = []
 
