@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rclpy.node import Node
 from rldg_interfaces.msg import Step
@@ -53,6 +54,10 @@ class FakeCell(Node):
         impedance = task.impedance
         for name, value in impedance_parameters(impedance.compliance, impedance).items():
             self.declare_parameter(name, value)
+
+    def show(self, image: npt.NDArray[np.uint8]) -> None:
+        """Let the camera see this, but for one pixel in its corner that is never the same."""
+        self._noise = image.copy()
 
     def publish(self, stamp_ns: int) -> None:
         """Everything the cell measures, with one stamp."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from control_graph import TASK
+from control_graph import TASK, Graph
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
@@ -99,3 +99,12 @@ def test_it_refuses_lockstep(capfd: pytest.CaptureFixture[str]) -> None:
         bench.add(node)
         assert not node.active
     assert "only run in real time" in capfd.readouterr().err
+
+
+def test_the_observer_takes_a_whole_image_of_the_stock_driver_and_makes_the_same_square_of_it() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    with Graph("whole image") as graph:
+        graph.cell.show(image)
+        expected = square(image, SIDE)
+        observations = graph.probe.observations
+        assert graph.bench.spin(lambda: np.array_equal(observations[-1].image, expected))
