@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import psutil
+import rclpy  # before librealsense: with the two the other way round, the process ends with a fault
+from rclpy.node import Node
+from sensor_msgs.msg import Image
 
 from rldg_bringup.domain import lease_domain
 from rldg_bringup.launch_runner import Launch
 from rldg_control.realsense_camera import CameraSettings, PlaybackEnded, RealSenseSource
 from rldg_control.testing import RATE_HZ, record
 from rldg_core.task import config_directory
+from rldg_ros import qos
+from rldg_ros.main import make_executor
 
 IMAGE_SIZE_PX = 128
 WARM_UP_S = 3.0
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> dict[str, float]:
         frames = round((options.seconds + WARM_UP_S) * RATE_HZ)
         print(f"recording {frames} frames", file=sys.stderr)
         file = folder / "wrist.db3"
-        elsewhere(record, file, frames)
+        record(file, frames)
         lease = lease_domain("bench camera")
         if lease is not None:
             os.environ["ROS_DOMAIN_ID"] = str(lease.domain)
@@ -62,13 +64,6 @@ def through_the_node(folder: Path, file: Path, frames: int) -> dict[str, float]:
     The stamp of a recorded frame is its arrival in the node, as the fastest frames arrive (``CaptureClock``): the
     age holds all that comes after it: jitter of the playback, processing, publishing, transport.
     """
-    import rclpy
-    from rclpy.node import Node
-    from sensor_msgs.msg import Image
-
-    from rldg_ros import qos
-    from rldg_ros.main import make_executor
-
     task = folder / "usb_insertion.yaml"
     parent = config_directory() / "tasks" / "usb_insertion.yaml"
     task.write_text(f"extends: {parent}\ncamera: {{image_size_px: {IMAGE_SIZE_PX}}}\n")
@@ -111,23 +106,8 @@ def through_the_node(folder: Path, file: Path, frames: int) -> dict[str, float]:
     }
 
 
-def elsewhere(function: Callable[..., None], *arguments: object) -> None:
-    """In a process of its own: where librealsense has recorded, a process that also uses ROS ends with a fault."""
-    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments, daemon=True)
-    process.start()
-    process.join()
-
-
 def playback_alone(file: Path) -> float:
-    """What playing the recording costs by itself, which a camera does not."""
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    elsewhere(play, file, there)
-    share: float = here.recv()
-    return share
-
-
-def play(file: Path, told: Connection) -> None:
-    """Read a recording to its end, and tell the share of a core that it took."""
+    """The share of a core that it takes to read a recording to its end, which a camera does not need."""
     source = RealSenseSource(CameraSettings(file=str(file)))
     source.open()
     used_s, begun_s = time.process_time(), time.monotonic()
@@ -137,7 +117,7 @@ def play(file: Path, told: Connection) -> None:
             if source.read() is not None:
                 ended_s = time.monotonic()
     except PlaybackEnded:
-        told.send((time.process_time() - used_s) / (ended_s - begun_s))
+        return (time.process_time() - used_s) / (ended_s - begun_s)
     finally:
         source.close()
 
