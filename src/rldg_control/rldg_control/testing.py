@@ -1,4 +1,7 @@
-"""Support for tests and benchmarks: a D405 in software, and recordings of it, made by librealsense itself."""
+"""Support for tests and benchmarks: a D405 in software, and recordings of it, made by librealsense itself.
+
+A process that uses ROS as well must import rclpy before pyrealsense2, or it ends with a fault.
+"""
 
 from __future__ import annotations
 
