@@ -25,8 +25,9 @@ from typing import Protocol
 import numpy as np
 
 from rldg_core.frames import Array, Pose, rotation_angle
-from rldg_core.impedance import TARGET_TIMEOUT_S, filter_target
+from rldg_core.impedance import filter_target
 from rldg_core.recovery import IDLE, MOVE, OTHER, REFLEX, USER_STOP
+from rldg_core.target_gate import TargetGate
 from rldg_core.task import Gains, Impedance
 from rldg_core.types import ArmState
 
@@ -110,7 +111,6 @@ class _Wish:
     """What other threads want; guarded by the driver's lock."""
 
     target: Pose | None = None
-    heard_s: float = -math.inf
     hold: bool = False
     recover: list[Future[str]] = field(default_factory=list)
     home: list[Future[str]] = field(default_factory=list)
@@ -121,6 +121,7 @@ class ArmDriver:
 
     Args:
         connect: opens the arm; raises :class:`LinkLost` where it cannot.
+        gate: through which the targets come; watched here, so that the arm holds even if nobody else is awake.
         impedance: filter and null space of the task; its compliant gains are those at start.
         home_rad: posture of the joint reset.
         stale_s: without a new state for so long, the link is not to be trusted.
@@ -130,12 +131,14 @@ class ArmDriver:
     def __init__(
         self,
         connect: Callable[[], Arm],
+        gate: TargetGate,
         impedance: Impedance,
         home_rad: Sequence[float],
         stale_s: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connect = connect
+        self._gate = gate
         self._impedance = impedance
         self._home_rad = home_rad
         self._stale_s = stale_s
@@ -152,7 +155,6 @@ class ArmDriver:
         self._recovered_s: deque[float] = deque(maxlen=_RECOVERIES)
         self.stage = Stage.CONNECTING
         self.trouble = "connecting"  # "" while tracking
-        self.silent = False
         self.reading: Reading | None = None
 
     @property
@@ -169,13 +171,11 @@ class ArmDriver:
 
     # from any thread
 
-    def set_target(self, target: Pose) -> None:
-        """Where the arm is to go, base frame; without effect unless it is tracking.
-
-        Raises:
-            ValueError: it is far from where the arm is.
+    def refuse_far(self, target: Pose) -> None:
+        """Raises:
+        ValueError: the target, in the base frame, is far from where the arm is.
         """
-        if self.reading is None or self.stage is not Stage.TRACKING:
+        if self.reading is None:
             return
         here = self.reading.state.tcp_pose
         off_m, off_rad = float(np.linalg.norm(target.position - here.position)), rotation_angle(here, target)
@@ -184,8 +184,11 @@ class ArmDriver:
                 f"target {off_m:.3f} m and {off_rad:.2f} rad from the measured pose, at most {FAR_M} m and {FAR_RAD} "
                 "rad are followed; send targets that start where the arm is"
             )
+
+    def set_target(self, target: Pose) -> None:
+        """Where the arm is to go, base frame; without effect unless it is tracking."""
         with self._lock:
-            self._wish.target, self._wish.heard_s, self._wish.hold = target, self._clock(), False
+            self._wish.target, self._wish.hold = target, False
 
     def hold(self) -> None:
         """Make the measured pose the set-point."""
@@ -302,14 +305,12 @@ class ArmDriver:
     def _aim(self, arm: Arm, reading: Reading, now_s: float, elapsed_s: float) -> None:
         """Watchdog, then the set-point filter for the time that has passed at the robot."""
         with self._lock:
-            target, hold, heard_s = self._wish.target, self._wish.hold, self._wish.heard_s
+            target, hold = self._wish.target, self._wish.hold
             self._wish.target, self._wish.hold = None, False
-        silent = now_s - heard_s > TARGET_TIMEOUT_S
-        if hold or (silent and not self.silent):
+        if self._gate.watch(now_s) or hold:
             self._target = reading.state.tcp_pose
-        elif target is not None and not silent:
+        elif target is not None:
             self._target = target
-        self.silent = silent
         if self._gains != self._applied:
             self._applied = self._gains
             arm.set_gains(self._applied)

@@ -37,7 +37,7 @@ class FrankaNode(ArmNode):
         self._stale_s = self.declare(
             "state_timeout_s",
             0.1 if has_realtime_kernel() else 1.0,
-            "Without a new state for so long (s), the link is at fault; 0.1, and 1 where the kernel is no real-time one.",
+            "Without a new state for so long (s), the link is at fault; 0.1, or 1 where the kernel is not a real-time one.",
             low=0.02,
             high=10.0,
         )
@@ -52,6 +52,7 @@ class FrankaNode(ArmNode):
         self.set_up_arm()
         self._driver = ArmDriver(
             partial(FrankaArm, self._address, self.robot, self.task.impedance, self.now_ns),
+            self.gate,
             self.task.impedance,
             self.robot.home_rad,
             self._stale_s,
@@ -85,7 +86,8 @@ class FrankaNode(ArmNode):
     # what comes in
 
     def _on_target(self, target: Stamped[Pose]) -> None:
-        if self.obeys(target):
+        self._driver.refuse_far(target.value)
+        if self.admit(target):
             self._driver.set_target(target.value)
 
     def _on_gripper(self, msg: Float64) -> None:
@@ -115,7 +117,6 @@ class FrankaNode(ArmNode):
     def _publish(self) -> None:
         driver, reading = self._driver, self._driver.reading
         self.publish_mode(driver.mode)
-        self.silent = driver.silent
         faulty = driver.stage in (Stage.FAULT, Stage.CONNECTING)
         self.report("arm", ERROR if faulty else OK, driver.trouble or str(driver.stage))
         if reading is not None and reading.stamp_ns != self._published_ns:

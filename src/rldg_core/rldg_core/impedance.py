@@ -19,7 +19,6 @@ from rldg_core.frames import Array, Pose, interpolate, log_rotation, quaternion_
 from rldg_core.task import Gains
 
 CONTROL_PERIOD_S = 0.001
-TARGET_TIMEOUT_S = 0.3  # without a target for so long, the arm holds its measured pose
 
 
 def filter_target(current: Pose, target: Pose, factor: float) -> Pose:

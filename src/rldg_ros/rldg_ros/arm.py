@@ -12,14 +12,14 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8
 
 from rldg_core.frames import Pose
-from rldg_core.impedance import TARGET_TIMEOUT_S
 from rldg_core.impedance_parameters import CONTROLLER, GAIN_PARAMETERS, changed_gains, fixed_parameters
+from rldg_core.target_gate import TargetGate
 from rldg_core.task import Gains
 from rldg_core.types import ArmState
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
-from rldg_ros.conversions import Stamped
+from rldg_ros.conversions import Joints, Stamped
 
 STATE_PERIOD_S = 0.01  # 100 Hz
 GAIN_LIMITS = {"k_pos_n_m": 6000.0, "k_rot_nm_rad": 300.0, "d_pos_ns_m": 400.0, "d_rot_nms_rad": 30.0}
@@ -33,10 +33,11 @@ class ArmNode(BaseNode):
 
     gains: Gains
 
-    def __init__(self, **kwargs: object) -> None:
-        super().__init__(CONTROLLER, **kwargs)
+    gate: TargetGate
+
+    def __init__(self, name: str = CONTROLLER, **kwargs: object) -> None:
+        super().__init__(name, **kwargs)
         self._gains_callback = False
-        self.rivals = self.silent = False
 
     def hold(self) -> None:
         """Make the measured pose the set-point."""
@@ -55,8 +56,8 @@ class ArmNode(BaseNode):
         self._refuse_beside_another_arm()
         self.gains = self.task.impedance.compliance
         self._declare_gains()
-        self.rivals = self.silent = False
-        self.target_heard_s = time.monotonic()
+        self.gate = TargetGate(self.robot.base_frame)
+        self.gate.open(time.monotonic())
         self._pose_out = self.create_publisher(PoseStamped, "current_pose", qos.reliable(10))
         self._twist_out = self.create_publisher(TwistStamped, "current_twist", qos.reliable(10))
         self._wrench_out = self.create_publisher(WrenchStamped, "external_wrench", qos.reliable(10))
@@ -80,24 +81,10 @@ class ArmNode(BaseNode):
 
     # targets
 
-    def obeys(self, target: Stamped[Pose]) -> bool:
-        """Whether a target counts: there is no rival. Notes that one was heard.
-
-        Raises:
-            ValueError: it is in another frame.
-        """
-        if target.frame_id != self.robot.base_frame:
-            raise ValueError(f"frame {target.frame_id!r}, must be {self.robot.base_frame!r}")
-        if not self.rivals:
-            self.target_heard_s = time.monotonic()
-        return not self.rivals
-
-    def hold_if_silent(self) -> None:
-        """The measured pose becomes the set-point when the targets cease."""
-        silent = time.monotonic() - self.target_heard_s > TARGET_TIMEOUT_S
-        if silent and not self.silent:
-            self.hold()
-        self.silent = silent
+    def admit(self, target: Stamped[Pose]) -> bool:
+        """Whether a target is to be obeyed; see :meth:`TargetGate.admit`."""
+        age_s = 0.0 if self.lockstep else (self.now_ns() - target.stamp_ns) * 1e-9
+        return self.gate.admit(target.frame_id, time.monotonic(), age_s)
 
     def closes(self, command: float) -> bool:
         """What a gripper command says.
@@ -110,18 +97,12 @@ class ArmNode(BaseNode):
         return command < 0.5
 
     def on_pulse(self) -> None:
-        rivals = self.count_publishers("target_pose") > 1
-        if rivals and not self.rivals:
+        if self.gate.count(self.count_publishers("target_pose")):
             self.hold()
-        self.rivals = rivals
 
     def on_diagnose(self) -> None:
-        if self.rivals:
-            self.report("target_pose", ERROR, "more than one publisher on target_pose: all are ignored, holding")
-        elif self.silent:
-            self.report("target_pose", WARN, f"silent for more than {TARGET_TIMEOUT_S} s: holding the measured pose")
-        else:
-            self.report("target_pose", OK)
+        level = ERROR if self.gate.rivals else WARN if self.gate.trouble else OK
+        self.report("target_pose", level, self.gate.trouble)
 
     # gains
 
@@ -171,11 +152,10 @@ class ArmNode(BaseNode):
             self._fingers_out.publish(convert.GRIPPER.pack("fr3_gripper_width", state.gripper_width_m, stamp_ns, tcp))
         if self._joints_out.get_subscription_count() > 0:
             self._joints_out.publish(
-                JointState(
-                    header=convert.header(stamp_ns, base),
-                    name=list(self.robot.joint_names),
-                    position=state.joint_position_rad.tolist(),
-                    velocity=state.joint_velocity_rad_s.tolist(),
-                    effort=state.joint_effort_nm.tolist(),
+                convert.JOINTS.pack(
+                    Joints(self.robot.joint_names, state.joint_position_rad, state.joint_velocity_rad_s),
+                    state.joint_effort_nm,
+                    stamp_ns,
+                    base,
                 )
             )

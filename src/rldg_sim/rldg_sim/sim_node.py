@@ -8,6 +8,7 @@ advances one control period whenever the arbiter's step for the current stamp ha
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,25 +19,32 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float64
 
 from rldg_core.frames import Pose
+from rldg_core.impedance_parameters import CONTROLLER
 from rldg_core.recovery import MOVE
 from rldg_core.task import Gains
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.arm import STATE_PERIOD_S, ArmNode
-from rldg_ros.base import WARN
+from rldg_ros.base import WARN, BaseNode
 from rldg_ros.conversions import Stamped
 from rldg_ros.main import run
+
+if TYPE_CHECKING:
+    from rldg_sim.cell import Cell
 
 MAX_LAG_S = 0.1  # further behind the wall clock than this, the simulation lets the time go
 REPEAT_S = 0.5  # in lockstep, wall time after which the state is said again: whoever came late or lost it answers then
 FIRST_STAMP_NS = 1_000_000_000  # simulated time must not start at zero: that means "no clock yet"
 
 
-class SimNode(ArmNode):
-    """Arm, gripper, cameras and scene of one task."""
+class SceneNode(BaseNode):
+    """Cameras and scene of one task, for the nodes that own a cell: what they publish of it beside the arm."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    _cell: Cell
+    _stamp_ns: int
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
         self.declare("scene", "", "Scene of the task to start with; empty for its first.")
         self.declare("seed", 0, "Seed of the start state.", low=0, high=2**31 - 1)
         self.declare("image_size_px", 0, "Side of the wrist image; 0 takes camera.image_size_px.", low=0, high=512)
@@ -45,13 +53,68 @@ class SimNode(ArmNode):
 
     # --- set-up ----------------------------------------------------------------------------------------------------
 
-    def on_setup(self) -> None:
+    def _make_cell(self) -> Cell:
         from rldg_sim.cell import Cell
 
+        self._size_px = int(self.get_parameter("image_size_px").value) or self.task.camera.image_size_px
+        return Cell(self.task, image_size_px=self._size_px, robot=self.robot)
+
+    def _create_scene_publishers(self) -> None:
+        self._fixture_out = self.create_publisher(PoseStamped, "fixture_pose", qos.reliable(10))
+        self._object_out = self.create_publisher(PoseStamped, "object_pose", qos.reliable(10))
+        self._image_out = self.create_publisher(Image, "wrist/color/image_raw", qos.reliable())
+        self._info_out = self.create_publisher(CameraInfo, "wrist/color/camera_info", qos.reliable())
+        self._scene_out = self.create_publisher(Image, "scene/color/image_raw", qos.reliable())
+
+    def _picture(self, camera: str) -> npt.NDArray[np.uint8]:
+        return self._cell.image(camera)
+
+    # --- what goes out ---------------------------------------------------------------------------------------------
+
+    def _publish_truth(self) -> None:
+        truth = self._cell.truth()
+        frame = self.robot.base_frame
+        self._fixture_out.publish(convert.POSE.pack(truth.fixture_pose, self._stamp_ns, frame))
+        if truth.object_pose is not None:
+            self._object_out.publish(convert.POSE.pack(truth.object_pose, self._stamp_ns, frame))
+
+    def _publish_image(self, image: npt.NDArray[np.uint8]) -> None:
+        self._image_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.camera_frame))
+        if self._info_out.get_subscription_count() > 0:
+            self._info_out.publish(self._camera_info())
+
+    def _publish_scene_if_watched(self) -> None:
+        if self._scene_out.get_subscription_count() > 0:
+            image = self._picture("scene")
+            self._scene_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.base_frame))
+
+    def _camera_info(self) -> CameraInfo:
+        """Ideal pinhole of the simulated camera; a square image, so fx = fy."""
+        focal_px = self._cell.focal_length_px("wrist", self._size_px)
+        centre = self._size_px / 2.0
+        return CameraInfo(
+            header=convert.header(self._stamp_ns, self.robot.camera_frame),
+            height=self._size_px,
+            width=self._size_px,
+            distortion_model="plumb_bob",
+            d=[0.0] * 5,
+            k=[focal_px, 0.0, centre, 0.0, focal_px, centre, 0.0, 0.0, 1.0],
+            r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+            p=[focal_px, 0.0, centre, 0.0, 0.0, focal_px, centre, 0.0, 0.0, 0.0, 1.0, 0.0],
+        )
+
+
+class SimNode(SceneNode, ArmNode):
+    """Arm, gripper, cameras and scene of one task."""
+
+    def __init__(self) -> None:
+        super().__init__(CONTROLLER)
+
+    # --- set-up ----------------------------------------------------------------------------------------------------
+
+    def on_setup(self) -> None:
         self.set_up_arm()
-        size_px = int(self.get_parameter("image_size_px").value) or self.task.camera.image_size_px
-        self._size_px = size_px
-        self._cell = Cell(self.task, image_size_px=size_px, robot=self.robot)
+        self._cell = self._make_cell()
         self._cell.reset(str(self.get_parameter("scene").value), int(self.get_parameter("seed").value))
         self._cell.image("wrist")  # fails here, with its remedy, where nothing can be rendered
 
@@ -62,11 +125,7 @@ class SimNode(ArmNode):
         self._ignore_until_ns = 0
         self._stepped = 0.0
 
-        self._fixture_out = self.create_publisher(PoseStamped, "fixture_pose", qos.reliable(10))
-        self._object_out = self.create_publisher(PoseStamped, "object_pose", qos.reliable(10))
-        self._image_out = self.create_publisher(Image, "wrist/color/image_raw", qos.reliable())
-        self._info_out = self.create_publisher(CameraInfo, "wrist/color/camera_info", qos.reliable())
-        self._scene_out = self.create_publisher(Image, "scene/color/image_raw", qos.reliable())
+        self._create_scene_publishers()
         self._clock_out = self.create_publisher(Clock, "/clock", qos.reliable(10)) if self.lockstep else None
 
         self.listen(convert.POSE, "target_pose", self._on_target, qos.reliable(2))
@@ -102,7 +161,7 @@ class SimNode(ArmNode):
     # --- what comes in ---------------------------------------------------------------------------------------------
 
     def _on_target(self, target: Stamped[Pose]) -> None:
-        if not self.obeys(target):
+        if not self.admit(target):
             return
         if self.lockstep:
             self._target = target
@@ -154,7 +213,8 @@ class SimNode(ArmNode):
             self.report("pace", WARN, f"simulation fell {behind_s:.2f} s behind the wall clock; time was let go")
             self._started_s += behind_s - STATE_PERIOD_S
             behind_s = STATE_PERIOD_S
-        self.hold_if_silent()
+        if self.gate.watch(time.monotonic()):
+            self._cell.hold()
         periods = int(behind_s / STATE_PERIOD_S + 0.5)
         for _ in range(periods):
             self._cell.advance(STATE_PERIOD_S)
@@ -201,40 +261,6 @@ class SimNode(ArmNode):
         super().on_pulse()
         if self.lockstep and time.monotonic() - self._stepped > REPEAT_S:
             self._publish_everything()
-
-    # --- what goes out ---------------------------------------------------------------------------------------------
-
-    def _publish_truth(self) -> None:
-        truth = self._cell.truth()
-        frame = self.robot.base_frame
-        self._fixture_out.publish(convert.POSE.pack(truth.fixture_pose, self._stamp_ns, frame))
-        if truth.object_pose is not None:
-            self._object_out.publish(convert.POSE.pack(truth.object_pose, self._stamp_ns, frame))
-
-    def _publish_image(self, image: npt.NDArray[np.uint8]) -> None:
-        self._image_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.camera_frame))
-        if self._info_out.get_subscription_count() > 0:
-            self._info_out.publish(self._camera_info())
-
-    def _publish_scene_if_watched(self) -> None:
-        if self._scene_out.get_subscription_count() > 0:
-            image = self._cell.image("scene")
-            self._scene_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.base_frame))
-
-    def _camera_info(self) -> CameraInfo:
-        """Ideal pinhole of the simulated camera; a square image, so fx = fy."""
-        focal_px = self._cell.focal_length_px("wrist", self._size_px)
-        centre = self._size_px / 2.0
-        return CameraInfo(
-            header=convert.header(self._stamp_ns, self.robot.camera_frame),
-            height=self._size_px,
-            width=self._size_px,
-            distortion_model="plumb_bob",
-            d=[0.0] * 5,
-            k=[focal_px, 0.0, centre, 0.0, focal_px, centre, 0.0, 0.0, 1.0],
-            r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
-            p=[focal_px, 0.0, centre, 0.0, 0.0, focal_px, centre, 0.0, 0.0, 0.0, 1.0, 0.0],
-        )
 
 
 def main(args: list[str] | None = None) -> int:
