@@ -117,6 +117,20 @@ def test_in_lockstep_the_simulation_comes_up_after_everyone_who_answers_it() -> 
     assert names[-1] == "cartesian_impedance_controller"
 
 
+def test_the_direct_driver_stands_where_the_simulation_does_and_the_reset_motion_moves_the_arm() -> None:
+    nodes = cell("usb_insertion", robot="fr3_direct", robot_ip="172.16.0.2", operator="spacemouse")
+    assert set(nodes) == {*CONTROL, "spacemouse"}
+    arm = nodes["cartesian_impedance_controller"]
+    assert arm.executable == "franka_node" and parameters(arm)["robot_ip"] == "172.16.0.2"
+    assert parameters(nodes["episode_manager"])["move_arm"] is False
+    assert parameters(cell("usb_insertion")["episode_manager"])["move_arm"] is True
+
+
+def test_a_real_arm_does_not_wait_for_anyone() -> None:
+    with pytest.raises(LaunchFileError, match="lockstep:=true is not allowed"):
+        cell("usb_insertion", robot="fr3_direct", robot_ip="172.16.0.2", lockstep="true")
+
+
 def test_the_namespace_covers_every_node() -> None:
     for node in cell("usb_insertion", namespace="left", policy="scripted").values():
         assert "__ns:=/left" in node.arguments

@@ -17,6 +17,7 @@ from rldg_control.arm_driver import ArmDriver, Stage
 from rldg_control.franka_arm import FrankaArm, FrankaHand, has_realtime_kernel
 from rldg_control.hand_driver import HandDriver
 from rldg_core.frames import Pose
+from rldg_core.impedance_parameters import CONTROLLER
 from rldg_core.task import Gains, GripperUse
 from rldg_ros import conversions as convert
 from rldg_ros import qos
@@ -32,16 +33,16 @@ class FrankaNode(ArmNode):
     """Publishes what the driver's thread has read last, hands on targets and gains, offers recovery and joint reset."""
 
     def __init__(self, **kwargs: object) -> None:
-        super().__init__(**kwargs)
+        super().__init__(CONTROLLER, **kwargs)
         self._address = str(self.declare("robot_ip", "", "IP address or name of the robot."))
         self._stale_s = self.declare(
             "state_timeout_s",
             0.1 if has_realtime_kernel() else 1.0,
-            "Without a new state for so long (s), the link is at fault; 0.1, or 1 where the kernel is not a real-time one.",
+            "Without a new state for so long (s), the link is at fault; 0.1, or 1 where the kernel has no PREEMPT_RT.",
             low=0.02,
             high=10.0,
         )
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def on_setup(self) -> None:
@@ -68,9 +69,9 @@ class FrankaNode(ArmNode):
             self.report("kernel", WARN, "not a PREEMPT_RT one: commands may come late, and the robot then stops")
 
     def on_start(self) -> None:
-        self._stop.clear()
+        self._ended.clear()
         self._threads = [
-            threading.Thread(target=driver.run, args=(self._stop,), name=name, daemon=True)
+            threading.Thread(target=driver.run, args=(self._ended,), name=name, daemon=True)
             for driver, name in ((self._driver, "arm"), (self._hand, "hand"))
         ]
         for thread in self._threads:
@@ -79,7 +80,7 @@ class FrankaNode(ArmNode):
 
     def on_stop(self) -> None:
         self.destroy_timer(self._timer)
-        self._stop.set()
+        self._ended.set()
         for thread in self._threads:
             thread.join(_JOIN_S)
 
