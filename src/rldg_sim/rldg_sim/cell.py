@@ -32,6 +32,7 @@ from rldg_sim.scene import DISTRACTORS, LAW_GROUP, MAX_RENDER_PX, PHYSICS_STEP_S
 WRENCH_STEPS, SERVO_STEPS, POSTURE_STEPS = 10, 20, 60
 WRENCH_CUTOFF_HZ = 20.0
 _WRENCH_KEEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * WRENCH_STEPS * PHYSICS_STEP_S)
+_WRENCH_KEEP_A_STEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * PHYSICS_STEP_S)
 _SETTLE_S = 0.3  # a free object comes to rest on the table
 _ARM_DOF = 7
 CAMERAS = ("wrist", "scene")
@@ -417,9 +418,8 @@ class Cell:
         data.qfrc_applied[:_ARM_DOF] = torque_nm
         mujoco.mj_step(model, data)
         self._steps += 1
-        self._phase = (self._phase + 1) % POSTURE_STEPS
-        if self._phase % WRENCH_STEPS == 0:
-            self._sensed += (1.0 - _WRENCH_KEEP) * (data.sensordata[:6] - self._sensed)
+        # at every step, so that a blow counts by what it transfers, not by whether a sample met its peak
+        self._sensed += (1.0 - _WRENCH_KEEP_A_STEP) * (data.sensordata[:6] - self._sensed)
         self._refresh()
 
     def _use_law(self) -> None:
