@@ -241,6 +241,25 @@ class Task(_Strict, frozen=True, kw_only=True):
         raise TaskError(f"task {self.name}: no scene {name!r}; it has {', '.join(s.name for s in self.scenes)}")
 
 
+_Torque = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]  # N m
+_Force = Annotated[float, msgspec.Meta(gt=0.0, le=200.0)]  # N
+
+
+class Collision(_Strict, frozen=True, kw_only=True):
+    """External loads at which a real arm stops by itself (reflex). The joints' are those of franka_ros2's examples."""
+
+    torque_nm: tuple[_Torque, ...] = (35.0, 35.0, 32.0, 30.0, 29.0, 27.0, 24.0)  # one a joint
+    force_n: _Force = 60.0  # at the TCP, each axis; above safety.max_force_n, at which the arm only holds
+    moment_nm: _Torque = 30.0  # at the TCP, each axis
+
+
+class Grip(_Strict, frozen=True, kw_only=True):
+    """How a real hand closes."""
+
+    speed_m_s: Annotated[float, msgspec.Meta(gt=0.0, le=0.2)] = 0.1
+    force_n: Annotated[float, msgspec.Meta(gt=0.0, le=70.0)] = 40.0
+
+
 class Robot(_Strict, frozen=True, kw_only=True):
     """One file of ``config/robots``: what is special about an arm."""
 
@@ -251,6 +270,9 @@ class Robot(_Strict, frozen=True, kw_only=True):
     joint_names: tuple[str, ...]
     home_rad: tuple[Angle, ...]
     gripper_max_width_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.2)]
+    flange_to_tcp: PoseSpec = PoseSpec(xyz_m=(0.0, 0.0, 0.1034), rpy_rad=(0.0, 0.0, -math.pi / 4.0))  # a Franka hand
+    collision: Collision = Collision()
+    grip: Grip = Grip()
 
 
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -300,6 +322,11 @@ def load_robot(name_or_path: str | Path) -> Robot:
     robot = read_yaml(path, Robot)
     if len(robot.joint_names) != len(robot.home_rad):
         raise TaskError(f"{path}: home_rad: has {len(robot.home_rad)} values for {len(robot.joint_names)} joint_names")
+    if len(robot.joint_names) != len(robot.collision.torque_nm):
+        raise TaskError(
+            f"{path}: collision.torque_nm: has {len(robot.collision.torque_nm)} values for "
+            f"{len(robot.joint_names)} joint_names"
+        )
     return robot
 
 

@@ -23,6 +23,7 @@ from rldg_core.frames import (
 )
 from rldg_core.scene_spec import SceneSpec
 from rldg_core.task import Gains, Robot, Task, TaskError, load_robot
+from rldg_core.types import ArmState
 from rldg_sim.arm import FINGER_JOINTS, FINGER_TRAVEL_M
 from rldg_sim.rendering import Painter
 from rldg_sim.scene import DISTRACTORS, LAW_GROUP, MAX_RENDER_PX, PHYSICS_STEP_S, build, to_rgba
@@ -36,32 +37,6 @@ _WRENCH_KEEP_A_STEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * PHYSICS_STEP_
 _SETTLE_S = 0.3  # a free object comes to rest on the table
 _ARM_DOF = 7
 CAMERAS = ("wrist", "scene")
-
-
-@dataclass(frozen=True)
-class ArmState:
-    """What the robot's interface reports.
-
-    Attributes:
-        tcp_pose: base frame.
-        tcp_twist: shape (6,), m/s and rad/s, TCP frame.
-        wrench: shape (6,), N and N m, about the TCP in the TCP frame: what the environment exerts **on the tool** (a
-            plug pushed down onto a port reads a force along -z, out of the port). The weight of the hand is taken off,
-            that of a free object in the fingers is not; not tared. Low-passed at 20 Hz, like the robot's own estimate
-            it reacts to the acceleration of the hand.
-        joint_position_rad: shape (7,).
-        joint_velocity_rad_s: shape (7,).
-        joint_effort_nm: shape (7,), torque of the law, without what compensates the weight.
-        gripper_width_m: opening between the pads.
-    """
-
-    tcp_pose: Pose
-    tcp_twist: Array
-    wrench: Array
-    joint_position_rad: Array
-    joint_velocity_rad_s: Array
-    joint_effort_nm: Array
-    gripper_width_m: float
 
 
 @dataclass(frozen=True)
@@ -505,7 +480,12 @@ class Cell:
         return np.concatenate([tcp @ force, tcp @ torque])
 
     def state(self) -> ArmState:
-        """The arm now."""
+        """The arm now.
+
+        The weight of the hand is taken off the wrench, that of a free object in the fingers is not; it is low-passed at
+        20 Hz and, like the robot's own estimate, reacts to the acceleration of the hand. The effort is the torque of
+        the law, without what compensates the weight.
+        """
         stage, data = self._stage, self._stage.data
         pose = self._site_pose(stage.tcp)
         twist = self._tcp_jacobian() @ data.qvel[:_ARM_DOF]
