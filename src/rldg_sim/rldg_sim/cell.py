@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rldg_core.frames import (
     Array,
     Pose,
+    body_delta,
     cross,
     exp_rotation,
     log_rotation,
@@ -125,7 +126,7 @@ class Cell:
             seed: of positions, colours, textures, light and what lies around.
             move_arm: also put the arm at the start pose, at rest, gripper open (or holding the plug), gains
                 ``impedance.compliance``. Otherwise only the surroundings change and the arm stays as it is; a tool that
-                still sticks in the fixture is pulled out upwards first.
+                still sticks in a fixture that is to move is pulled out upwards first.
 
         Returns:
             The TCP pose, base frame, at which the episode is to start.
@@ -138,7 +139,8 @@ class Cell:
         fixture = self.task.fixture.sample(rng)
         start = fixture @ self.task.start.sample(rng)
         object_pose = self.task.object.sample(rng) if self.task.object is not None else None
-        if not move_arm:
+        moved = np.abs(body_delta(self.truth().fixture_pose, fixture)).max() > 1e-9
+        if not move_arm and (moved or spec.name != self._stage.scene.name):
             self._withdraw()
         self._switch(spec.name)
         stage = self._stage

@@ -116,8 +116,8 @@ class ProtocolArm(MujocoFrankaSim):
     def reset(self, scene: str, seed: int) -> Pose:
         """As :meth:`Cell.reset`, everything but the arm.
 
-        A tool in the fixture is pulled out in no time of the robot's clock, as by somebody's hand. A robot that is idle
-        then holds itself where it is.
+        A tool in a fixture that moves is pulled out in no time of the robot's clock, as by somebody's hand. A robot that
+        is idle then holds itself where it is.
         """
         with self.lock:
             start = self.cell.reset(scene, seed, move_arm=False)

@@ -278,12 +278,14 @@ def test_a_scene_is_reset_under_a_connected_client_and_the_arm_stays(rehearse: C
     assert difference(start, before)[0] > 1e-3
 
 
-def test_a_reset_pulls_a_plug_out_of_its_port_and_the_idle_robot_stays_there(rehearsal: Rehearsal) -> None:
+def test_a_plug_is_pulled_out_of_a_port_that_is_exchanged_and_the_idle_robot_stays_there(rehearsal: Rehearsal) -> None:
     pressed = Pose.from_rpy((0.0, 0.0, -0.0005), (0.0, 0.0, 0.0)) @ rehearsal.cell.task.success.goal.pose()
     rehearsal.put_arm(rehearsal.cell.truth().fixture_pose @ pressed)
     rehearsal.pass_time(0.3)
     inside = rehearsal.pose()
     rehearsal.server.arm.reset("", 7)
+    assert difference(rehearsal.pose(), inside)[0] < 1e-4  # the same port at the same place
+    rehearsal.server.arm.reset(rehearsal.cell.task.scenes[1].name, 7)
     out = rehearsal.pose()
     assert out.position[2] > inside.position[2] + 0.012
     rehearsal.pass_time(0.3)
