@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rldg_core.frames import (
     Array,
     Pose,
+    body_delta,
     cross,
     exp_rotation,
     log_rotation,
@@ -33,6 +34,7 @@ from rldg_sim.scene import DISTRACTORS, LAW_GROUP, MAX_RENDER_PX, PHYSICS_STEP_S
 WRENCH_STEPS, SERVO_STEPS, POSTURE_STEPS = 10, 20, 60
 WRENCH_CUTOFF_HZ = 20.0
 _WRENCH_KEEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * WRENCH_STEPS * PHYSICS_STEP_S)
+_WRENCH_KEEP_A_STEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * PHYSICS_STEP_S)
 _SETTLE_S = 0.3  # a free object comes to rest on the table
 _ARM_DOF = 7
 CAMERAS = ("wrist", "scene")
@@ -124,7 +126,7 @@ class Cell:
             seed: of positions, colours, textures, light and what lies around.
             move_arm: also put the arm at the start pose, at rest, gripper open (or holding the plug), gains
                 ``impedance.compliance``. Otherwise only the surroundings change and the arm stays as it is; a tool that
-                still sticks in the fixture is pulled out upwards first.
+                still sticks in a fixture that is to move is pulled out upwards first.
 
         Returns:
             The TCP pose, base frame, at which the episode is to start.
@@ -137,7 +139,8 @@ class Cell:
         fixture = self.task.fixture.sample(rng)
         start = fixture @ self.task.start.sample(rng)
         object_pose = self.task.object.sample(rng) if self.task.object is not None else None
-        if not move_arm:
+        moved = np.abs(body_delta(self.truth().fixture_pose, fixture)).max() > 1e-9
+        if not move_arm and (moved or spec.name != self._stage.scene.name):
             self._withdraw()
         self._switch(spec.name)
         stage = self._stage
@@ -392,9 +395,8 @@ class Cell:
         data.qfrc_applied[:_ARM_DOF] = torque_nm
         mujoco.mj_step(model, data)
         self._steps += 1
-        self._phase = (self._phase + 1) % POSTURE_STEPS
-        if self._phase % WRENCH_STEPS == 0:
-            self._sensed += (1.0 - _WRENCH_KEEP) * (data.sensordata[:6] - self._sensed)
+        # at every step, so that a blow counts by what it transfers, not by whether a sample met its peak
+        self._sensed += (1.0 - _WRENCH_KEEP_A_STEP) * (data.sensordata[:6] - self._sensed)
         self._refresh()
 
     def _use_law(self) -> None:

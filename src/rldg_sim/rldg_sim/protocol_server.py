@@ -10,6 +10,7 @@ Transforms on the wire are 4x4 matrices in column-major order.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -111,13 +112,12 @@ class ProtocolArm(MujocoFrankaSim):
                     due_s -= ahead_s
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
-            raise
 
     def reset(self, scene: str, seed: int) -> Pose:
         """As :meth:`Cell.reset`, everything but the arm.
 
-        A tool in the fixture is pulled out in no time of the robot's clock, as by somebody's hand. A robot that is idle
-        then holds itself where it is.
+        A tool in a fixture that moves is pulled out in no time of the robot's clock, as by somebody's hand. A robot that
+        is idle then holds itself where it is.
         """
         with self.lock:
             start = self.cell.reset(scene, seed, move_arm=False)
@@ -220,10 +220,10 @@ class ProtocolServer(FrankaSimServer):
             enforce_motion_limits=True,
         )
         self.arm = arm
-        self._thread = threading.Thread(target=self.start, name="protocol server", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="protocol server", daemon=True)
 
     def open(self) -> None:
-        """Begin to serve."""
+        """Begin to serve; both ports listen when this returns."""
         for port in (ARM_PORT, HAND_PORT):
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -235,6 +235,16 @@ class ProtocolServer(FrankaSimServer):
                         "there: give this one another address of 127.0.0.0/8"
                     ) from error
         self._thread.start()
+        while not (self.server_socket and self.gripper_server.running and self.arm.running):
+            if self.failure:
+                raise OSError(f"{self.host} cannot be served: {self.failure}")
+            time.sleep(0.005)
+
+    def _serve(self) -> None:
+        try:
+            self.start()
+        finally:
+            self.stop()  # a client is not left with a state that stands still
 
     @property
     def failure(self) -> str:
@@ -249,6 +259,8 @@ class ProtocolServer(FrankaSimServer):
 
     def close(self) -> None:
         """Stop serving and end the threads."""
+        with contextlib.suppress(OSError, AttributeError):
+            self.gripper_server.server_socket.shutdown(socket.SHUT_RDWR)  # wakes its thread, for which stop() waits
         self.stop()
         if self._thread.ident is not None:
             self._thread.join(timeout=5.0)

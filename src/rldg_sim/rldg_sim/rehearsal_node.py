@@ -31,8 +31,8 @@ class RehearsalNode(SceneNode):
 
     _server: ProtocolServer
 
-    def __init__(self) -> None:
-        super().__init__("rehearsal")
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__("rehearsal", **kwargs)
         self.declare("address", "127.0.0.1", "Where the robot listens: one of 127.0.0.0/8, its ports are fixed.")
 
     def on_setup(self) -> None:

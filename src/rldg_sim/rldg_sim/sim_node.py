@@ -43,8 +43,8 @@ class SceneNode(BaseNode):
     _cell: Cell
     _stamp_ns: int
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, **kwargs: object) -> None:
+        super().__init__(name, **kwargs)
         self.declare("scene", "", "Scene of the task to start with; empty for its first.")
         self.declare("seed", 0, "Seed of the start state.", low=0, high=2**31 - 1)
         self.declare("image_size_px", 0, "Side of the wrist image; 0 takes camera.image_size_px.", low=0, high=512)
