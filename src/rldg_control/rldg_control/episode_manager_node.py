@@ -51,8 +51,8 @@ class EpisodeManagerNode(BaseNode):
         self._move_arm = self.declare(
             "move_arm",
             True,
-            "Let reset_scene put the arm at its start pose at once (simulation); false: the reset motion does, and where "
-            "there is no reset_scene, a person prepares the scene.",
+            "Let reset_scene put the arm at its start pose at once (simulation); false: the reset motion does, and a "
+            "person prepares the scene where there is no reset_scene.",
         )
         self._fixture_calibrated = self.declare(
             "fixture_calibrated",

@@ -1,4 +1,4 @@
-"""The driver of a real arm follows targets through the task's filter; after a fault it commands nothing until told to."""
+"""The driver of a real arm follows targets as the task says; after a fault it commands nothing until told to."""
 
 from __future__ import annotations
 
