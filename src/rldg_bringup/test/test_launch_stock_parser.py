@@ -26,6 +26,7 @@ EXECUTABLES = {
         "episode_manager_node",
         "spacemouse_node",
         "gamepad_node",
+        "franka_bridge_node",
         "franka_node",
     ),
     "rldg_recorder": ("recorder_node",),

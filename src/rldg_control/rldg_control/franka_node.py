@@ -13,7 +13,7 @@ from rclpy.task import Future as RosFuture
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
-from rldg_control.arm_driver import ArmDriver, Stage
+from rldg_control.arm_driver import PERIOD_S, ArmDriver, Reading, Stage
 from rldg_control.franka_arm import FrankaArm, FrankaHand, has_realtime_kernel
 from rldg_control.hand_driver import HandDriver
 from rldg_core.frames import Pose
@@ -59,7 +59,7 @@ class FrankaNode(ArmNode):
             self._stale_s,
         )
         self._hand = HandDriver(partial(FrankaHand, self._address, self.robot))
-        self._published_ns = 0
+        self._published: Reading | None = None
         self.listen(convert.POSE, "target_pose", self._on_target, qos.reliable(2))
         if self.task.control.gripper is GripperUse.BINARY:  # else it holds a plug, which nobody may let go
             self.listen(Float64, "gripper/command", self._on_gripper, qos.latched())
@@ -76,7 +76,7 @@ class FrankaNode(ArmNode):
         ]
         for thread in self._threads:
             thread.start()
-        self._timer = self.create_timer(STATE_PERIOD_S, self._publish, clock=self.steady_clock)
+        self._timer = self.create_timer(PERIOD_S, self._publish, clock=self.steady_clock)
 
     def on_stop(self) -> None:
         self.destroy_timer(self._timer)
@@ -120,8 +120,8 @@ class FrankaNode(ArmNode):
         self.publish_mode(driver.mode)
         faulty = driver.stage in (Stage.FAULT, Stage.CONNECTING)
         self.report("arm", ERROR if faulty else OK, driver.trouble or str(driver.stage))
-        if reading is not None and reading.stamp_ns != self._published_ns:
-            self._published_ns = reading.stamp_ns
+        if reading is not None and _due(self._published, reading):
+            self._published = reading
             self.publish_state(replace(reading.state, gripper_width_m=self._hand.width_m), reading.stamp_ns)
 
     def on_diagnose(self) -> None:
@@ -130,6 +130,12 @@ class FrankaNode(ArmNode):
         if reading is not None:
             self.report("link", OK, success_rate=f"{reading.success_rate:.3f}", robot_time_s=reading.robot_time_s)
         self.report("hand", ERROR if self._hand.trouble else OK, self._hand.trouble)
+
+
+def _due(last: Reading | None, reading: Reading) -> bool:
+    """Whether a period of the robot's clock has passed, to the nearest step of the driver."""
+    elapsed_s = reading.robot_time_s - last.robot_time_s if last is not None else STATE_PERIOD_S
+    return elapsed_s < 0.0 or elapsed_s > STATE_PERIOD_S - 0.5 * PERIOD_S
 
 
 def main(args: list[str] | None = None) -> int:
