@@ -49,8 +49,9 @@ def main(task: str, address: str) -> None:
     while not ended and not robot.failure:
         clock.publish(Clock(clock=convert.stamp_to_msg(_START_NS + round(cell.time_s * 1e9))))
         time.sleep(_CLOCK_PERIOD_S)
+    failure = robot.failure
     robot.close()
-    sys.exit(robot.failure or 0)
+    sys.exit(failure or 0)
 
 
 if __name__ == "__main__":

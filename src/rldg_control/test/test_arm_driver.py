@@ -167,7 +167,7 @@ def test_a_hold_lasts_until_the_next_target(rig: Rig) -> None:
 
 @pytest.mark.parametrize("target", [shifted(2 * FAR_M), HERE @ Pose.from_rpy((0.0, 0.0, 0.0), (1.5, 0.0, 0.0))])
 def test_a_target_far_from_the_arm_is_refused(rig: Rig, target: Pose) -> None:
-    with pytest.raises(ValueError, match=r"from the measured pose, at most 0.15 m and 0.8 rad are followed"):
+    with pytest.raises(ValueError, match=r"from the measured pose, at most 0.3 m and 0.8 rad are followed"):
         rig.driver.refuse_far(target)
     rig.driver.refuse_far(shifted(0.5 * FAR_M))
 
@@ -348,10 +348,20 @@ def test_a_fault_of_the_program_itself_stops_the_arm_too() -> None:
     end_s = time.monotonic() + 10.0
     while rig.driver.stage is not Stage.FAULT and time.monotonic() < end_s:
         time.sleep(0.01)
+    assert rig.driver.trouble == "the driver failed: ZeroDivisionError: oops" and rig.arm.motion == ""
     ended.set()
     thread.join()
-    assert rig.driver.trouble == "the driver failed: ZeroDivisionError: oops" and rig.arm.motion == ""
     assert rig.arm.calls[-1] == "close"
+
+
+def test_a_driver_that_was_closed_begins_anew_where_the_arm_stands(rig: Rig) -> None:
+    rig.run(0.1, shifted(0.05))
+    rig.driver.close()
+    assert rig.arm.motion == "" and rig.driver.stage is Stage.CONNECTING
+    rig.arm.mode, rig.arm.pose = IDLE, shifted(-0.02)
+    rig.run(0.1)
+    assert rig.driver.stage is Stage.TRACKING
+    np.testing.assert_allclose(rig.arm.aimed[0].position, shifted(-0.02).position)
 
 
 class FakeHand:
