@@ -32,7 +32,7 @@ from rldg_core.task import Gains, Impedance
 from rldg_core.types import ArmState
 
 PERIOD_S = 0.005  # at which the set-point filter runs here, and the law's far below this
-FAR_M, FAR_RAD = 0.15, 0.8  # a target further from the measured pose is nobody's intention
+FAR_M, FAR_RAD = 0.3, 0.8  # a target further from the measured pose is nobody's intention
 _CONNECT_AGAIN_S = 1.0
 _HOMING_TIMEOUT_S = 60.0
 _BEGIN_S = 1.0  # in which a motion must have begun
@@ -228,12 +228,14 @@ class ArmDriver:
         self.close()
 
     def close(self) -> None:
-        """Stop the arm and disconnect."""
+        """Stop the arm and disconnect; a next step begins anew."""
         if self._arm is not None:
             with contextlib.suppress(LinkLost, ArmFault):  # it does not move then
                 self._arm.stop()
             self._arm.close()
             self._arm = None
+        self.stage, self.trouble, self._next_connect_s = Stage.CONNECTING, "connecting", -math.inf
+        self.reading = None
 
     def step(self) -> None:
         """Read the arm, notice faults, command what is due."""

@@ -13,10 +13,11 @@ from rclpy.task import Future as RosFuture
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
-from rldg_control.arm_driver import ArmDriver, Stage
+from rldg_control.arm_driver import PERIOD_S, ArmDriver, Reading, Stage
 from rldg_control.franka_arm import FrankaArm, FrankaHand, has_realtime_kernel
 from rldg_control.hand_driver import HandDriver
 from rldg_core.frames import Pose
+from rldg_core.impedance_parameters import CONTROLLER
 from rldg_core.task import Gains, GripperUse
 from rldg_ros import conversions as convert
 from rldg_ros import qos
@@ -32,16 +33,16 @@ class FrankaNode(ArmNode):
     """Publishes what the driver's thread has read last, hands on targets and gains, offers recovery and joint reset."""
 
     def __init__(self, **kwargs: object) -> None:
-        super().__init__(**kwargs)
+        super().__init__(CONTROLLER, **kwargs)
         self._address = str(self.declare("robot_ip", "", "IP address or name of the robot."))
         self._stale_s = self.declare(
             "state_timeout_s",
             0.1 if has_realtime_kernel() else 1.0,
-            "Without a new state for so long (s), the link is at fault; 0.1, or 1 where the kernel is not a real-time one.",
+            "Without a new state for so long (s), the link is at fault; 0.1, or 1 where the kernel has no PREEMPT_RT.",
             low=0.02,
             high=10.0,
         )
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def on_setup(self) -> None:
@@ -58,7 +59,7 @@ class FrankaNode(ArmNode):
             self._stale_s,
         )
         self._hand = HandDriver(partial(FrankaHand, self._address, self.robot))
-        self._published_ns = 0
+        self._published: Reading | None = None
         self.listen(convert.POSE, "target_pose", self._on_target, qos.reliable(2))
         if self.task.control.gripper is GripperUse.BINARY:  # else it holds a plug, which nobody may let go
             self.listen(Float64, "gripper/command", self._on_gripper, qos.latched())
@@ -68,18 +69,18 @@ class FrankaNode(ArmNode):
             self.report("kernel", WARN, "not a PREEMPT_RT one: commands may come late, and the robot then stops")
 
     def on_start(self) -> None:
-        self._stop.clear()
+        self._ended.clear()
         self._threads = [
-            threading.Thread(target=driver.run, args=(self._stop,), name=name, daemon=True)
+            threading.Thread(target=driver.run, args=(self._ended,), name=name, daemon=True)
             for driver, name in ((self._driver, "arm"), (self._hand, "hand"))
         ]
         for thread in self._threads:
             thread.start()
-        self._timer = self.create_timer(STATE_PERIOD_S, self._publish, clock=self.steady_clock)
+        self._timer = self.create_timer(PERIOD_S, self._publish, clock=self.steady_clock)
 
     def on_stop(self) -> None:
         self.destroy_timer(self._timer)
-        self._stop.set()
+        self._ended.set()
         for thread in self._threads:
             thread.join(_JOIN_S)
 
@@ -119,8 +120,8 @@ class FrankaNode(ArmNode):
         self.publish_mode(driver.mode)
         faulty = driver.stage in (Stage.FAULT, Stage.CONNECTING)
         self.report("arm", ERROR if faulty else OK, driver.trouble or str(driver.stage))
-        if reading is not None and reading.stamp_ns != self._published_ns:
-            self._published_ns = reading.stamp_ns
+        if reading is not None and _due(self._published, reading):
+            self._published = reading
             self.publish_state(replace(reading.state, gripper_width_m=self._hand.width_m), reading.stamp_ns)
 
     def on_diagnose(self) -> None:
@@ -129,6 +130,12 @@ class FrankaNode(ArmNode):
         if reading is not None:
             self.report("link", OK, success_rate=f"{reading.success_rate:.3f}", robot_time_s=reading.robot_time_s)
         self.report("hand", ERROR if self._hand.trouble else OK, self._hand.trouble)
+
+
+def _due(last: Reading | None, reading: Reading) -> bool:
+    """Whether a period of the robot's clock has passed, to the nearest step of the driver."""
+    elapsed_s = reading.robot_time_s - last.robot_time_s if last is not None else STATE_PERIOD_S
+    return elapsed_s < 0.0 or elapsed_s > STATE_PERIOD_S - 0.5 * PERIOD_S
 
 
 def main(args: list[str] | None = None) -> int:

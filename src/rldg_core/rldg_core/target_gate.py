@@ -37,7 +37,7 @@ class TargetGate:
             raise ValueError(f"frame {frame_id!r}, must be {self._base_frame!r}")
         if not abs(age_s) <= TARGET_TIMEOUT_S:
             raise ValueError(
-                f"stamp is {age_s:.3g} s old, must be within {TARGET_TIMEOUT_S} s of now; set the machines' clocks alike"
+                f"stamp is {age_s:.3g} s old, must be within {TARGET_TIMEOUT_S} s of now; do the clocks agree?"
             )
         if self._rivals:
             return False

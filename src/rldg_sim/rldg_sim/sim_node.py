@@ -107,8 +107,8 @@ class SceneNode(BaseNode):
 class SimNode(SceneNode, ArmNode):
     """Arm, gripper, cameras and scene of one task."""
 
-    def __init__(self) -> None:
-        super().__init__(CONTROLLER)
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(CONTROLLER, **kwargs)
 
     # --- set-up ----------------------------------------------------------------------------------------------------
 
