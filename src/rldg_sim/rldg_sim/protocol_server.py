@@ -226,6 +226,7 @@ class ProtocolServer(FrankaSimServer):
             enforce_motion_limits=True,
         )
         self.arm = arm
+        self._DRAIN_GATE_TIMEOUT = max(self._DRAIN_GATE_TIMEOUT, patience_s)
         self._thread = threading.Thread(target=self._serve, name="protocol server", daemon=True)
 
     def open(self) -> None:
@@ -279,7 +280,9 @@ class ProtocolServer(FrankaSimServer):
             self.arm.streaming = None
 
     def _drain_gate(self, answer_deadline: float = 0.0) -> float:
-        waited_s: float = super()._drain_gate(answer_deadline + self._patience_s)
+        if self._patience_s > 0.0:  # from now on, since this thread may have been kept waiting too
+            answer_deadline = max(answer_deadline, time.perf_counter() + self._patience_s)
+        waited_s: float = super()._drain_gate(answer_deadline)
         return waited_s
 
     def reset_state(self) -> None:
