@@ -135,6 +135,16 @@ def test_a_real_arm_does_not_wait_for_anyone() -> None:
         cell("usb_insertion", robot="fr3_direct", robot_ip="172.16.0.2", lockstep="true")
 
 
+def test_a_rehearsal_puts_a_simulated_robot_with_its_scene_where_the_driver_looks_for_one() -> None:
+    nodes = cell("usb_insertion", robot="fr3_direct", robot_ip="127.0.0.4", rehearse="true", seed="3")
+    assert parameters(nodes["rehearsal"])["address"] == "127.0.0.4"
+    assert parameters(nodes["rehearsal"])["seed"] == 3
+    assert parameters(nodes["cartesian_impedance_controller"])["robot_ip"] == "127.0.0.4"
+    assert parameters(nodes["episode_manager"])["move_arm"] is False
+    assert parameters(nodes["lifecycle_manager_rehearsal"])["node_names"] == ["rehearsal"]
+    assert "rehearsal" not in cell("usb_insertion", robot="fr3_direct", robot_ip="172.16.0.2")
+
+
 def test_the_namespace_covers_every_node() -> None:
     for node in cell("usb_insertion", namespace="left", policy="scripted").values():
         assert "__ns:=/left" in node.arguments

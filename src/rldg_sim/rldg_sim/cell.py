@@ -314,6 +314,11 @@ class Cell:
     # --- commands --------------------------------------------------------------------------------------------------
 
     @property
+    def steps(self) -> int:
+        """Physics steps since the cell was built."""
+        return self._steps
+
+    @property
     def time_s(self) -> float:
         """Simulated time since the cell was built; a reset takes none."""
         return self._steps * PHYSICS_STEP_S

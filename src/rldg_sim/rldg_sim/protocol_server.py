@@ -32,7 +32,7 @@ _ERRORS = {"joint_reflex": 6, "cartesian_reflex": 7}  # places in libfranka's li
 # The base class's own servos, for what is not commanded as torque, are damped too stiffly for this arm's small wrist
 # (armature 0.074 kg m2): damping times step over inertia must stay well below 2.
 _SERVO_SCALE = 0.2
-_MAX_LAG_S = 0.02  # further behind the wall clock than this, the robot's clock is put back instead
+_MAX_LAG_S = 0.02  # further behind the wall clock than this, time is let go
 _HAND_MAX_WIDTH_M = 2.0 * FINGER_TRAVEL_M
 _FINGERS_REST_S, _FINGERS_REST_M, _FINGERS_TIMEOUT_S = 0.1, 1e-5, 3.0
 _HAND_TEMPERATURE_C = 30
@@ -59,7 +59,9 @@ class ProtocolArm(MujocoFrankaSim):
         super().__init__()
         self.cell = cell
         self.lock = threading.Lock()
-        self.lost_s = 0.0  # wall time that the robot's clock has not followed
+        # The thread that sends the states to a client. It steps the cell once before each, so that the robot's clock,
+        # which counts states, and the physics are one, however busy the machine is.
+        self.streaming: threading.Thread | None = None
         self.failure = ""
         # what the environment exerts on the tool: force, torque about the TCP, and where that is; base frame
         self._felt = np.zeros(3), np.zeros(3), np.zeros(3)
@@ -87,37 +89,33 @@ class ProtocolArm(MujocoFrankaSim):
         return torque if self.control_mode is ControlMode.TORQUE else _SERVO_SCALE * torque
 
     def run_simulation(self) -> None:
-        due_s, steps = time.perf_counter(), 0
+        """Step by the wall clock while no client takes states."""
+        due_s = time.perf_counter()
         try:
             while self.running:
-                with self.lock:
-                    self.model, self.data = self.cell.engine
-                    self._read_and_publish_state()
-                    self.cell.step_under(self.arm_control_torque())
-                    if steps % WRENCH_STEPS == 0:
-                        state = self.cell.state()
-                        turn = state.tcp_pose.quaternion
-                        self._felt = (
-                            rotate(turn, state.wrench[:3]),
-                            rotate(turn, state.wrench[3:]),
-                            state.tcp_pose.position,
-                        )
-                steps += 1
-                due_s += self.dt
-                ahead_s = due_s - time.perf_counter()
-                if ahead_s > 0.0:
-                    time.sleep(ahead_s)
-                elif ahead_s < -_MAX_LAG_S:
-                    self.lost_s -= ahead_s
-                    due_s -= ahead_s
+                if self.streaming is None:
+                    self._step()
+                due_s = max(due_s + self.dt, time.perf_counter() - _MAX_LAG_S)
+                time.sleep(max(due_s - time.perf_counter(), 0.0))
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
+
+    def _step(self) -> None:
+        with self.lock:
+            self.model, self.data = self.cell.engine
+            self.cell.step_under(self.arm_control_torque())
+            self._read_and_publish_state()
+            if self.cell.steps % WRENCH_STEPS == 0:
+                state = self.cell.state()
+                turn = state.tcp_pose.quaternion
+                force, torque = rotate(turn, state.wrench[:3]), rotate(turn, state.wrench[3:])
+                self._felt = force, torque, state.tcp_pose.position
 
     def reset(self, scene: str, seed: int) -> Pose:
         """As :meth:`Cell.reset`, everything but the arm.
 
-        A tool in a fixture that moves is pulled out in no time of the robot's clock, as by somebody's hand. A robot that
-        is idle then holds itself where it is.
+        A tool in a fixture that moves is pulled out in no time of the robot's clock, as by somebody's hand. A robot
+        that is idle then holds itself where it is.
         """
         with self.lock:
             start = self.cell.reset(scene, seed, move_arm=False)
@@ -128,6 +126,11 @@ class ProtocolArm(MujocoFrankaSim):
 
     def get_robot_state(self) -> dict[str, Any]:
         """The latest state with the external wrench, as libfranka has it: what the robot exerts is positive."""
+        if threading.current_thread() is self.streaming and self.running and not self.failure:
+            try:
+                self._step()
+            except Exception as error:
+                self.failure, self.running = f"{type(error).__name__}: {error}", False
         state = dict(super().get_robot_state())
         pose = np.reshape(state["O_T_EE"], (4, 4)).T
         force, torque, point = self._felt
@@ -203,12 +206,15 @@ class ProtocolServer(FrankaSimServer):
     Args:
         cell: with its arm where the robot is to stand.
         address: where to listen, one of 127.0.0.0/8. Several servers take several of these, since the ports are fixed.
+        patience_s: how long the robot's clock waits for a command that is due. A robot does not wait at all: it stops
+            after 20 cycles without one, which a busy machine without real-time scheduling cannot avoid.
 
     Raises:
         OSError: a port is taken.
     """
 
-    def __init__(self, cell: Cell, address: str = "127.0.0.1") -> None:
+    def __init__(self, cell: Cell, address: str = "127.0.0.1", patience_s: float = 0.0) -> None:
+        self._patience_s = patience_s
         self._thresholds: tuple[Array, Array] | None = None
         arm = ProtocolArm(cell)
         super().__init__(
@@ -220,6 +226,7 @@ class ProtocolServer(FrankaSimServer):
             enforce_motion_limits=True,
         )
         self.arm = arm
+        self._DRAIN_GATE_TIMEOUT = max(self._DRAIN_GATE_TIMEOUT, patience_s)
         self._thread = threading.Thread(target=self._serve, name="protocol server", daemon=True)
 
     def open(self) -> None:
@@ -264,6 +271,19 @@ class ProtocolServer(FrankaSimServer):
         self.stop()
         if self._thread.ident is not None:
             self._thread.join(timeout=5.0)
+
+    def start_robot_state_transmission(self, client_address: str, client_udp_port: int) -> None:
+        self.arm.streaming = threading.current_thread()
+        try:
+            super().start_robot_state_transmission(client_address, client_udp_port)
+        finally:
+            self.arm.streaming = None
+
+    def _drain_gate(self, answer_deadline: float = 0.0) -> float:
+        if self._patience_s > 0.0:  # from now on, since this thread may have been kept waiting too
+            answer_deadline = max(answer_deadline, time.perf_counter() + self._patience_s)
+        waited_s: float = super()._drain_gate(answer_deadline)
+        return waited_s
 
     def reset_state(self) -> None:
         # for each client anew: as the settings of a robot with a Franka hand
