@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes the three lock files anew from setup/*.in. Give --upgrade to move to the newest versions that the .in files allow.
+# Writes the four lock files anew from setup/*.in. Give --upgrade to move to the newest versions that the .in files allow.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH
@@ -18,3 +18,4 @@ lock setup/distro.lock setup/requirements-common.in --no-emit-package numpy "$@"
 # Only numpy of the main locks may be another one, and those have it.
 lock setup/generalists.lock setup/requirements-generalists.in --override setup/overrides-generalists.in \
     --no-emit-package numpy --no-emit-package torch --no-emit-package sentence-transformers "$@"
+lock setup/rig.lock setup/requirements-rig.in --no-deps "$@"

@@ -130,6 +130,9 @@ take_stock() { # sets venv_state and build_state: current, outdated (can be brou
     if [ -n "${generalists:-}" ]; then
         generalists_state=$(stamp_state "$venv/.rldg-generalists" "$generalists_sum")
     fi
+    rig_sum=$(echo "$venv_sum" | cat - "$root/setup/rig.lock" | sha256sum)
+    rig_state=current
+    if [ -n "${rig:-}" ]; then rig_state=$(stamp_state "$venv/.rldg-rig" "$rig_sum"); fi
 }
 
 stamp_state() { # stamp file, checksum
@@ -204,6 +207,16 @@ install_generalists() {
     mv "$state/stamp" "$venv/.rldg-generalists"
 }
 
+# What only a rig or its rehearsal needs (17 MB).
+install_rig() {
+    rm -f "$venv/.rldg-rig"
+    VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --system-certs --no-progress --require-hashes --no-deps \
+        -r "$root/setup/rig.lock"
+    "$venv/bin/python" -m compileall -q "$venv"/lib/python3.*/site-packages/frank* || echo 'not everything was compiled'
+    printf '%s\n%s\n' "$identity" "$rig_sum" >"$state/stamp"
+    mv "$state/stamp" "$venv/.rldg-rig"
+}
+
 fix_cmake_files() {
     # The message packages' CMake files name the include directories of the machine that built the wheels.
     paths=$("$venv/bin/python" -c 'import numpy, sysconfig; print(sysconfig.get_paths()["include"], numpy.get_include(), sep="\n")')
@@ -266,7 +279,7 @@ stage() { # text, command: its output goes to the log; tells how long it took, o
 set_up() {
     choose_ros
     take_stock
-    if [ "$venv_state$build_state$generalists_state" = currentcurrentcurrent ]; then return; fi
+    case $venv_state$build_state$generalists_state$rig_state in *missing* | *outdated*) ;; *) return ;; esac
 
     require_tools
     choose_python
@@ -288,6 +301,7 @@ set_up() {
     fi
     if [ "$venv_state" != current ]; then stage "packages of ${lock#"$root"/} ($ros_name)" install_packages; fi
     if [ "$generalists_state" != current ]; then stage 'packages of the generalists (OpenVLA, Octo)' install_generalists; fi
+    if [ "$rig_state" != current ]; then stage 'packages of the rig (franky, librealsense)' install_rig; fi
     if [ "$build_state" != current ]; then
         stage 'workspace: colcon build into install' build_workspace
         rm -f "$build/.rldg-unfinished"

@@ -20,6 +20,7 @@ from rldg_core.task import TaskError, load_robot, load_task
 PACKAGE = "rldg_bringup"
 _SUFFIX = ".launch.xml"
 _OPTIONS = ("--show-args", "--share-domain", "--with-cell", "--runner")
+_ROBOTS = ("fr3_direct", "franka")  # real ones
 _LOOK_AGAIN_S = 1.0
 
 USAGE = """\
@@ -83,6 +84,11 @@ def main(argv: list[str]) -> int:
             load_task(names[0]).scene(arguments["scene"])
         if "robot_file" in arguments:
             load_robot(arguments["robot_file"])
+        if arguments.get("robot", "sim") in _ROBOTS and not arguments.get("robot_ip"):
+            raise LookupError(
+                f"robot_ip: is not given, but robot:={arguments['robot']} needs the address of the robot; "
+                "add for instance robot_ip:=172.16.0.2"
+            )
         follow = "--with-cell" in options
         share, runner = follow or "--share-domain" in options, follow or "--runner" in options
         return _launch(file, arguments, share=share, runner=runner, follow=follow)

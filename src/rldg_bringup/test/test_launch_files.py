@@ -39,8 +39,12 @@ STOCK = {"spacenav": {"spacenav_driver"}}  # nodes of other projects, which nobo
 CONTROL = ["cartesian_impedance_controller", "observer", "arbiter", "episode_manager", "lifecycle_manager"]
 
 
+NEEDS_ROS = "robot_franka.launch.xml"  # it includes a launch file of franka_ros2
+
+
 def find_share(package: str) -> Path:
-    assert package == "rldg_bringup"
+    if package != "rldg_bringup":
+        raise LookupError(f"package {package!r} is not installed")
     return WORKSPACE
 
 
@@ -63,7 +67,7 @@ def test_every_argument_of_every_file_has_a_description_and_a_default(file: Path
         assert argument.default is not None, f"{file.name}: argument {argument.name}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [file for file in FILES if file.name != NEEDS_ROS], ids=lambda file: file.name)
 def test_every_file_resolves_without_arguments(file: Path) -> None:
     assert resolve(file, {}, {}, find_share)
 
@@ -122,6 +126,30 @@ def test_in_lockstep_the_simulation_comes_up_after_everyone_who_answers_it() -> 
     manager = cell("usb_insertion", lockstep="true")["lifecycle_manager"]
     names = [name for name in parameters(manager)["node_names"] if name]  # type: ignore[attr-defined]
     assert names[-1] == "cartesian_impedance_controller"
+
+
+def test_the_direct_driver_stands_where_the_simulation_does_and_the_reset_motion_moves_the_arm() -> None:
+    nodes = cell("usb_insertion", robot="fr3_direct", robot_ip="172.16.0.2", operator="spacemouse")
+    assert set(nodes) == {*CONTROL, "spacemouse"}
+    arm = nodes["cartesian_impedance_controller"]
+    assert arm.executable == "franka_node" and parameters(arm)["robot_ip"] == "172.16.0.2"
+    assert parameters(nodes["episode_manager"])["move_arm"] is False
+    assert parameters(cell("usb_insertion")["episode_manager"])["move_arm"] is True
+
+
+def test_a_real_arm_does_not_wait_for_anyone() -> None:
+    with pytest.raises(LaunchFileError, match="lockstep:=true is not allowed"):
+        cell("usb_insertion", robot="fr3_direct", robot_ip="172.16.0.2", lockstep="true")
+
+
+def test_a_rehearsal_puts_a_simulated_robot_with_its_scene_where_the_driver_looks_for_one() -> None:
+    nodes = cell("usb_insertion", robot="fr3_direct", robot_ip="127.0.0.4", rehearse="true", seed="3")
+    assert parameters(nodes["rehearsal"])["address"] == "127.0.0.4"
+    assert parameters(nodes["rehearsal"])["seed"] == 3
+    assert parameters(nodes["cartesian_impedance_controller"])["robot_ip"] == "127.0.0.4"
+    assert parameters(nodes["episode_manager"])["move_arm"] is False
+    assert parameters(nodes["lifecycle_manager_rehearsal"])["node_names"] == ["rehearsal"]
+    assert "rehearsal" not in cell("usb_insertion", robot="fr3_direct", robot_ip="172.16.0.2")
 
 
 def test_the_namespace_covers_every_node() -> None:
@@ -219,3 +247,37 @@ def test_the_spacenav_driver_speaks_to_our_node_only() -> None:
     nodes = cell("usb_insertion", operator="spacenav")
     assert "spacenav/joy:=spacenav_driver/joy" in nodes["spacenav_driver"].arguments
     assert "spacenav_driver" not in cell("usb_insertion", operator="spacenav", spacenav_driver="false")
+
+
+@pytest.mark.parametrize("file", ["robot_franka", "usb_insertion"])
+def test_the_rig_names_what_is_missing_where_franka_ros2_is(file: str) -> None:
+    arguments = {"robot": "franka"} if file != "robot_franka" else {}
+    with pytest.raises(
+        LaunchFileError, match=r"robot_franka.launch.xml:\d+: <include> package 'franka_bringup' is not"
+    ):
+        cell(file, **arguments)
+
+
+def test_the_rig_names_what_is_missing_where_ros2_launch_is(tmp_path: Path) -> None:
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "franka.launch.py").write_text("def generate_launch_description(): ...")
+    with pytest.raises(
+        LaunchFileError, match=r"franka\.launch\.py is a Python launch file, which only ros2 launch can run"
+    ):
+        resolve(LAUNCH / NEEDS_ROS, {}, {}, lambda package: WORKSPACE if package == "rldg_bringup" else tmp_path)
+
+
+def test_the_rig_starts_the_bridge_and_its_controller_inactive(tmp_path: Path) -> None:
+    stand_in = tmp_path / "robot_franka.launch.xml"
+    text = (LAUNCH / NEEDS_ROS).read_text()
+    before, _, rest = text.partition("  <group>")
+    stand_in.write_text(before + rest.partition("</group>")[2])  # all but what only ros2 launch can run
+    nodes = {process.name: process for process in resolve(stand_in, {"task": "xlr"}, {}, find_share)}
+    assert set(nodes) == {"spawn_cartesian_impedance_controller", "franka_bridge"}
+    assert parameters(nodes["franka_bridge"])["task"] == "xlr"
+    assert "--inactive" in nodes["spawn_cartesian_impedance_controller"].arguments
+
+
+def test_a_rig_has_no_lockstep() -> None:
+    with pytest.raises(LaunchFileError, match="lockstep:=true is not allowed"):
+        cell("robot_franka", lockstep="true")

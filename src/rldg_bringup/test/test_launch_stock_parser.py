@@ -28,6 +28,8 @@ EXECUTABLES = {
         "spacemouse_node",
         "spacenav_node",
         "gamepad_node",
+        "franka_bridge_node",
+        "franka_node",
     ),
     "realsense2_camera": ("realsense2_camera_node",),
     "spacenav": ("spacenav_node",),

@@ -19,13 +19,13 @@ from sensor_msgs.msg import Joy
 from std_msgs.msg import Bool, Float64, Header, String, UInt8
 from std_srvs.srv import SetBool, Trigger
 
-from rldg_control.impedance_parameters import impedance_parameters
 from rldg_control.latch import Latch
 from rldg_control.rendezvous import Rendezvous
 from rldg_core.bridge import Bridging, LateRule, is_policy_id
 from rldg_core.door import Door
 from rldg_core.events import Event, EventKind
 from rldg_core.frames import Pose, body_delta
+from rldg_core.impedance_parameters import CONTROLLER, impedance_parameters
 from rldg_core.judge import AT_START_M
 from rldg_core.recovery import REFLEX, Recovery, Stage
 from rldg_core.reset_motion import ResetMotion
@@ -40,7 +40,6 @@ from rldg_ros.conversions import Stamped
 from rldg_ros.grid import GridTimer
 from rldg_ros.main import run
 
-_CONTROLLER = "cartesian_impedance_controller"
 _WATCHED = ("observer", "episode_manager")
 _HEARTBEAT_TIMEOUT_S = 0.5  # heartbeats come every 0.1 s
 _ARM_TIMEOUT_S = 0.3
@@ -152,8 +151,8 @@ class ArbiterNode(BaseNode):
         self._gripper = self.create_publisher(Float64, "gripper/command", qos.latched())
         self._step = self.create_publisher(StepMsg, "step", qos.reliable(10))
         self._event = self.create_publisher(String, "event", qos.latched(_EVENTS_KEPT))
-        self._set_parameters: Client = self.create_client(SetParameters, f"{_CONTROLLER}/set_parameters")
-        self._recover: Client = self.create_client(Trigger, f"{_CONTROLLER}/recover")
+        self._set_parameters: Client = self.create_client(SetParameters, f"{CONTROLLER}/set_parameters")
+        self._recover: Client = self.create_client(Trigger, f"{CONTROLLER}/recover")
         self._label: Client = self.create_client(LabelEpisode, "episode_manager/label")
         self.create_service(SelectPolicy, "arbiter/select_policy", self._on_select)
         self.create_service(SetBool, "arbiter/estop", self._on_estop)
@@ -190,7 +189,7 @@ class ArbiterNode(BaseNode):
             self.report("lockstep", WARN, f"went on without {', '.join(late)} after {self._timeout_s} s")
         if self._gains_pending is not None and time.monotonic() - self._gains_asked_s > self._timeout_s:
             self._gains_pending = None
-            self.report("gains", ERROR, f"{_CONTROLLER}/set_parameters did not answer within {self._timeout_s} s")
+            self.report("gains", ERROR, f"{CONTROLLER}/set_parameters did not answer within {self._timeout_s} s")
         if self.lockstep:
             self._tick_if_complete()
 
@@ -404,7 +403,7 @@ class ArbiterNode(BaseNode):
         if wanted == self._gains or self._gains_pending is not None:
             return
         if not self._set_parameters.service_is_ready():
-            self.report("gains", WARN, f"no service {_CONTROLLER}/set_parameters: the arm keeps the gains it has")
+            self.report("gains", WARN, f"no service {CONTROLLER}/set_parameters: the arm keeps the gains it has")
             return
         values = [
             Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value))
@@ -422,7 +421,7 @@ class ArbiterNode(BaseNode):
         except Exception as error:
             refused = [str(error)]
         if refused:
-            self.report("gains", ERROR, f"{_CONTROLLER} refused parameters: {'; '.join(refused)}")
+            self.report("gains", ERROR, f"{CONTROLLER} refused parameters: {'; '.join(refused)}")
         else:
             self._gains = wanted
             self.report("gains", OK)
@@ -486,7 +485,7 @@ class ArbiterNode(BaseNode):
         if self._recovery.stage in (Stage.CLEAR, Stage.SETTLING):
             response.success, response.message = True, "the robot has no error to recover from"
         elif self._recovery.mode == REFLEX and not self._recover.service_is_ready():
-            response.message = f"robot mode {REFLEX}, but no service {_CONTROLLER}/recover; recover at the robot"
+            response.message = f"robot mode {REFLEX}, but no service {CONTROLLER}/recover; recover at the robot"
         else:
             response.message = self._recovery.ask(self._time_ns())
             response.success = not response.message

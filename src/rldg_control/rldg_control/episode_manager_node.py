@@ -7,6 +7,7 @@ import sys
 import time
 from functools import partial
 
+import numpy as np
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.client import Client
@@ -15,6 +16,7 @@ from rldg_interfaces.action import RunEpisodes
 from rldg_interfaces.msg import Episode
 from rldg_interfaces.srv import LabelEpisode, ResetScene
 from std_msgs.msg import Header, String
+from std_srvs.srv import Trigger
 
 from rldg_control.episode_flow import EpisodeFlow, Run
 from rldg_control.rendezvous import Rendezvous
@@ -49,7 +51,13 @@ class EpisodeManagerNode(BaseNode):
         self._move_arm = self.declare(
             "move_arm",
             True,
-            "Let reset_scene put the arm at its start pose at once (simulation); false: the reset motion does.",
+            "Let reset_scene put the arm at its start pose at once (simulation); false: the reset motion does, and a "
+            "person prepares the scene where there is no reset_scene.",
+        )
+        self._fixture_calibrated = self.declare(
+            "fixture_calibrated",
+            False,
+            "The fixture stands where the task file says: judge by that where nobody publishes fixture_pose.",
         )
         self._session_id = self.declare(
             "session_id", "", "Prefix of episode ids; empty for one made of the time of start and four random digits."
@@ -76,7 +84,7 @@ class EpisodeManagerNode(BaseNode):
         sight = load_sight(self._classifier, self.task) if self._classifier else None
         self._judge = Judge(self.task, self._session_id, sight)
         self._flow = EpisodeFlow(self.task, self._judge, self._request_reset, arm_is_placed=self._move_arm)
-        self._truth: dict[str, Pose] = {}
+        self._truth = {"fixture": self.task.fixture.pose.pose()} if self._fixture_calibrated else {}
         self._said: EpisodeStatus | None = None  # the verdict that was published last
         self._observation: Observation | None = None
         self._heard_s = time.monotonic()
@@ -84,12 +92,14 @@ class EpisodeManagerNode(BaseNode):
         self._judged_ns = -1
         self._rendezvous = Rendezvous(("observation", *self._judge.awaited), self._timeout_s)
         self._reset_sent_s: float | None = None
+        self._start: Pose | None = None  # of the episode for which a person prepares the scene
         self._goal: tuple[ServerGoalHandle, Run] | None = None
         self._answering = False
         self._publisher = self.create_publisher(Episode, "episode", qos.latched())
         self._event = self.create_publisher(String, "event", qos.latched(_EVENTS_KEPT))
         self._reset_client: Client = self.create_client(ResetScene, "reset_scene")
         self.create_service(LabelEpisode, "episode_manager/label", self._on_label)
+        self.create_service(Trigger, "episode_manager/scene_ready", self._on_scene_ready)
         self.listen(Header, "heartbeat", self._on_heartbeat, qos.reliable(50))
         self.listen(convert.OBSERVATION, "observation", self._on_observation, qos.reliable())
         stream = qos.stream(self.lockstep)
@@ -194,11 +204,33 @@ class EpisodeManagerNode(BaseNode):
         if not self._reset_client.service_is_ready():
             # answered from the executor and not from here: the flow is in the middle of an observation
             assert self.executor is not None
-            self.executor.create_task(self._reset_answered, None, "no service reset_scene; is the simulation up?")
+            if self._move_arm:
+                self.executor.create_task(self._reset_answered, None, "no service reset_scene; is the simulation up?")
+            else:
+                self.executor.create_task(self._ask_person, scene, seed)
             return
         self._reset_sent_s = time.monotonic()
         request = ResetScene.Request(scene=scene, seed=seed, move_arm=self._move_arm)
         self._reset_client.call_async(request).add_done_callback(self._on_reset_response)
+
+    def _ask_person(self, scene: str, seed: int) -> None:
+        """On a rig: a start pose as the simulation would draw it; a free object is put in its place by a person."""
+        fixture = self._truth.get("fixture", self.task.fixture.pose.pose())
+        start = fixture @ self.task.start.sample(np.random.default_rng(seed))
+        if self.task.object is None:
+            self._reset_answered(start, "")
+        else:
+            self._start = start
+            name = scene or self.task.scene().name
+            self.report("reset", WARN, f"prepare the scene {name!r}, then call episode_manager/scene_ready")
+
+    def _on_scene_ready(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = self._start is not None
+        if self._start is None:
+            response.message = "no scene was asked for"
+        else:
+            self._reset_answered(self._start, "")
+        return response
 
     def _on_reset_response(self, future: Future) -> None:
         try:
@@ -211,7 +243,7 @@ class EpisodeManagerNode(BaseNode):
             self._reset_answered(None, str(error))
 
     def _reset_answered(self, start: Pose | None, message: str) -> None:
-        self._reset_sent_s = None
+        self._reset_sent_s = self._start = None
         if start is None:
             self.report("reset", ERROR, f"reset failed: {message}")
         else:
@@ -261,6 +293,8 @@ class EpisodeManagerNode(BaseNode):
 
     def _on_cancel(self, _goal: ServerGoalHandle) -> CancelResponse:
         self._flow.end_run("cancelled")
+        if self._start is not None:  # the person is not waited for any more
+            self._reset_answered(None, "cancelled")
         self._wake()
         return CancelResponse.ACCEPT
 

@@ -11,8 +11,8 @@ from rldg_interfaces.srv import ResetScene
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64
 
-from rldg_control.impedance_parameters import impedance_parameters
 from rldg_core.frames import Pose
+from rldg_core.impedance_parameters import impedance_parameters
 from rldg_core.task import Robot, Task
 from rldg_ros import conversions as convert
 from rldg_ros import qos

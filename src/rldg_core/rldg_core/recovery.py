@@ -14,7 +14,7 @@ import enum
 
 from rldg_core.events import Event, EventKind
 
-REFLEX, USER_STOP = 4, 5  # robot_mode, as libfranka numbers them
+OTHER, IDLE, MOVE, REFLEX, USER_STOP = 0, 1, 2, 4, 5  # robot_mode, as libfranka numbers them
 _CAUSES = {
     REFLEX: "robot mode 4, reflex: clear the cause, then call arbiter/recover",
     USER_STOP: "robot mode 5, user stop: release the button at the robot",

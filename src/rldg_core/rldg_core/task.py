@@ -256,6 +256,25 @@ class OperatorDevice(_Strict, frozen=True, kw_only=True):
     dead_zone: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.0
 
 
+_Torque = Annotated[float, msgspec.Meta(gt=0.0, le=100.0)]  # N m
+_Force = Annotated[float, msgspec.Meta(gt=0.0, le=200.0)]  # N
+
+
+class Collision(_Strict, frozen=True, kw_only=True):
+    """External loads at which a real arm stops by itself (reflex). The joints' are those of franka_ros2's examples."""
+
+    torque_nm: tuple[_Torque, ...] = (35.0, 35.0, 32.0, 30.0, 29.0, 27.0, 24.0)  # one a joint
+    force_n: _Force = 60.0  # at the TCP, each axis; above safety.max_force_n, at which the arm only holds
+    moment_nm: _Torque = 30.0  # at the TCP, each axis
+
+
+class Grip(_Strict, frozen=True, kw_only=True):
+    """How a real hand closes."""
+
+    speed_m_s: Annotated[float, msgspec.Meta(gt=0.0, le=0.2)] = 0.1
+    force_n: Annotated[float, msgspec.Meta(gt=0.0, le=70.0)] = 40.0
+
+
 class Robot(_Strict, frozen=True, kw_only=True):
     """One file of ``config/robots``: what is special about an arm."""
 
@@ -267,6 +286,9 @@ class Robot(_Strict, frozen=True, kw_only=True):
     home_rad: tuple[Angle, ...]
     gripper_max_width_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.2)]
     operator: OperatorDevice = OperatorDevice()
+    flange_to_tcp: PoseSpec = PoseSpec(xyz_m=(0.0, 0.0, 0.1034), rpy_rad=(0.0, 0.0, -math.pi / 4.0))  # a Franka hand
+    collision: Collision = Collision()
+    grip: Grip = Grip()
 
 
 _T = TypeVar("_T", bound=msgspec.Struct)
@@ -316,6 +338,11 @@ def load_robot(name_or_path: str | Path) -> Robot:
     robot = read_yaml(path, Robot)
     if len(robot.joint_names) != len(robot.home_rad):
         raise TaskError(f"{path}: home_rad: has {len(robot.home_rad)} values for {len(robot.joint_names)} joint_names")
+    if len(robot.joint_names) != len(robot.collision.torque_nm):
+        raise TaskError(
+            f"{path}: collision.torque_nm: has {len(robot.collision.torque_nm)} values for "
+            f"{len(robot.joint_names)} joint_names"
+        )
     return robot
 
 

@@ -56,6 +56,30 @@ class Outcome(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class ArmState:
+    """What a robot's interface reports.
+
+    Attributes:
+        tcp_pose: base frame.
+        tcp_twist: shape (6,), m/s and rad/s, TCP frame.
+        wrench: shape (6,), N and N m, about the TCP in the TCP frame: what the environment exerts **on the tool** (a
+            plug pushed down onto a port reads a force along -z, out of the port); not tared.
+        joint_position_rad: shape (7,).
+        joint_velocity_rad_s: shape (7,).
+        joint_effort_nm: shape (7,).
+        gripper_width_m: opening between the pads; nan where it is not known.
+    """
+
+    tcp_pose: Pose
+    tcp_twist: Array
+    wrench: Array
+    joint_position_rad: Array
+    joint_velocity_rad_s: Array
+    joint_effort_nm: Array
+    gripper_width_m: float
+
+
+@dataclass(frozen=True)
 class Observation:
     """What a policy may see at one tick. See ``rldg_interfaces/msg/Observation``."""
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rldg_core.frames import (
     Array,
     Pose,
+    body_delta,
     cross,
     exp_rotation,
     log_rotation,
@@ -24,44 +25,20 @@ from rldg_core.frames import (
 from rldg_core.images import Lens
 from rldg_core.scene_spec import SceneSpec
 from rldg_core.task import Gains, Robot, Task, TaskError, load_robot
+from rldg_core.types import ArmState
 from rldg_sim.arm import FINGER_JOINTS, FINGER_TRAVEL_M
 from rldg_sim.rendering import Painter
-from rldg_sim.scene import DISTRACTORS, MAX_RENDER_PX, PHYSICS_STEP_S, build, to_rgba
+from rldg_sim.scene import DISTRACTORS, LAW_GROUP, MAX_RENDER_PX, PHYSICS_STEP_S, build, to_rgba
 
 # Physics steps between two samples of the wrench, re-alignments of the servo, projections of the posture spring. Each
 # is a multiple of the one before.
 WRENCH_STEPS, SERVO_STEPS, POSTURE_STEPS = 10, 20, 60
 WRENCH_CUTOFF_HZ = 20.0
 _WRENCH_KEEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * WRENCH_STEPS * PHYSICS_STEP_S)
+_WRENCH_KEEP_A_STEP = math.exp(-2.0 * math.pi * WRENCH_CUTOFF_HZ * PHYSICS_STEP_S)
 _SETTLE_S = 0.3  # a free object comes to rest on the table
 _ARM_DOF = 7
 CAMERAS = ("wrist", "scene")
-
-
-@dataclass(frozen=True)
-class ArmState:
-    """What the robot's interface reports.
-
-    Attributes:
-        tcp_pose: base frame.
-        tcp_twist: shape (6,), m/s and rad/s, TCP frame.
-        wrench: shape (6,), N and N m, about the TCP in the TCP frame: what the environment exerts **on the tool** (a
-            plug pushed down onto a port reads a force along -z, out of the port). The weight of the hand is taken off,
-            that of a free object in the fingers is not; not tared. Low-passed at 20 Hz, like the robot's own estimate
-            it reacts to the acceleration of the hand.
-        joint_position_rad: shape (7,).
-        joint_velocity_rad_s: shape (7,).
-        joint_effort_nm: shape (7,), torque of the law, without what compensates the weight.
-        gripper_width_m: opening between the pads.
-    """
-
-    tcp_pose: Pose
-    tcp_twist: Array
-    wrench: Array
-    joint_position_rad: Array
-    joint_velocity_rad_s: Array
-    joint_effort_nm: Array
-    gripper_width_m: float
 
 
 @dataclass(frozen=True)
@@ -78,7 +55,7 @@ class _Stage:
     def __init__(self, task: Task, scene: SceneSpec) -> None:
         self.scene = scene
         self.model = mujoco.MjSpec.compile(build(task, scene))
-        self.data = mujoco.MjData(self.model)
+        self.data, self.still = mujoco.MjData(self.model), mujoco.MjData(self.model)
         model = self.model
         self.tcp = model.site("fr3_hand_tcp").id
         self.servo = model.site("servo").id
@@ -134,6 +111,7 @@ class Cell:
         self._jacobian = np.zeros((6, self._stage.model.nv))
         self._steps = 0
         self._phase = 0  # physics steps since the posture was last projected
+        self._law_is_off = False  # the joints follow torques from outside
         self._sensed = np.zeros(6)  # force sensor of the flange, low-passed
         self.reset(task.scene().name, 0)
 
@@ -149,7 +127,7 @@ class Cell:
             seed: of positions, colours, textures, light and what lies around.
             move_arm: also put the arm at the start pose, at rest, gripper open (or holding the plug), gains
                 ``impedance.compliance``. Otherwise only the surroundings change and the arm stays as it is; a tool that
-                still sticks in the fixture is pulled out upwards first.
+                still sticks in a fixture that is to move is pulled out upwards first.
 
         Returns:
             The TCP pose, base frame, at which the episode is to start.
@@ -162,7 +140,8 @@ class Cell:
         fixture = self.task.fixture.sample(rng)
         start = fixture @ self.task.start.sample(rng)
         object_pose = self.task.object.sample(rng) if self.task.object is not None else None
-        if not move_arm:
+        moved = np.abs(body_delta(self.truth().fixture_pose, fixture)).max() > 1e-9
+        if not move_arm and (moved or spec.name != self._stage.scene.name):
             self._withdraw()
         self._switch(spec.name)
         stage = self._stage
@@ -203,10 +182,12 @@ class Cell:
         for field in ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange", "actuator_dynprm"):
             getattr(after.model, field)[:] = getattr(before.model, field)
         after.model.site_quat[after.servo] = before.model.site_quat[before.servo]
+        after.model.opt.disableactuator = before.model.opt.disableactuator
         self._stage = after
 
     def _put_arm(self, start: Pose) -> None:
         stage, data, task = self._stage, self._stage.data, self.task
+        self._use_law()
         self.set_gains(task.impedance.compliance)
         keep = task.impedance.target_filter
         for actuator in stage.springs:
@@ -334,6 +315,11 @@ class Cell:
     # --- commands --------------------------------------------------------------------------------------------------
 
     @property
+    def steps(self) -> int:
+        """Physics steps since the cell was built."""
+        return self._steps
+
+    @property
     def time_s(self) -> float:
         """Simulated time since the cell was built; a reset takes none."""
         return self._steps * PHYSICS_STEP_S
@@ -349,8 +335,12 @@ class Cell:
 
     def set_gripper(self, closed: bool) -> None:
         """Close or open the fingers; without effect on a plug that is held from the start."""
+        self.set_gripper_width(0.0 if closed else 2.0 * FINGER_TRAVEL_M)
+
+    def set_gripper_width(self, width_m: float) -> None:
+        """As :meth:`set_gripper`, to an opening from 0 to 0.08 m."""
         if self._stage.held is None:
-            self._stage.data.ctrl[self._stage.gripper] = 0.0 if closed else FINGER_TRAVEL_M
+            self._stage.data.ctrl[self._stage.gripper] = width_m / 2.0
 
     def set_gains(self, gains: Gains) -> None:
         """Stiffness, damping and clips of the law, in force from the next physics step."""
@@ -383,6 +373,9 @@ class Cell:
     def _run(self, steps: int) -> None:
         """Physics steps; the servo is re-aligned and the wrench sampled on a grid that starts at the reset."""
         model, data = self._stage.model, self._stage.data
+        if self._law_is_off:
+            self._use_law()
+            self._resume_law()
         while steps > 0:
             if self._phase == 0:
                 self._project_posture()
@@ -394,6 +387,37 @@ class Cell:
             self._phase = (self._phase + part) % POSTURE_STEPS
             if self._phase % WRENCH_STEPS == 0:
                 self._sensed += (1.0 - _WRENCH_KEEP) * (data.sensordata[:6] - self._sensed)
+
+    def step_under(self, torque_nm: Array) -> None:
+        """One physics step, 1 ms, under joint torques from outside instead of the impedance law.
+
+        Args:
+            torque_nm: shape (7,), beside what compensates the weight. They are not limited here.
+        """
+        stage = self._stage
+        model, data = stage.model, stage.data
+        self._law_is_off = True
+        model.opt.disableactuator = 1 << LAW_GROUP
+        data.qfrc_applied[:_ARM_DOF] = torque_nm
+        mujoco.mj_step(model, data)
+        self._steps += 1
+        # at every step, so that a blow counts by what it transfers, not by whether a sample met its peak
+        self._sensed += (1.0 - _WRENCH_KEEP_A_STEP) * (data.sensordata[:6] - self._sensed)
+        self._refresh()
+
+    def _use_law(self) -> None:
+        stage = self._stage
+        self._law_is_off = False
+        stage.model.opt.disableactuator = 0
+        stage.data.qfrc_applied[:] = 0.0
+
+    def _resume_law(self) -> None:
+        """Start the law anew where the arm is: without a pull towards where it was switched off."""
+        stage, data = self._stage, self._stage.data
+        pose = self._site_pose(stage.tcp)
+        data.act[stage.filters] = [*pose.position, 0.0, 0.0, 0.0]
+        self._reference, self._posture_rad = pose.quaternion, np.array(data.qpos[:_ARM_DOF])
+        self._phase = 0
 
     def _align_servo(self) -> None:
         """Express the rotational half of the servo about the present filtered set-point.
@@ -426,11 +450,16 @@ class Cell:
         torque -= jacobian.T @ np.linalg.solve(jacobian @ jacobian.T, jacobian @ torque)
         data.ctrl[stage.postures] = stiffness * q + torque
 
+    @property
+    def engine(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """Model and state of the present scene."""
+        return self._stage.model, self._stage.data
+
     # --- what can be measured --------------------------------------------------------------------------------------
 
-    def _refresh(self) -> None:
+    def _refresh(self, of: mujoco.MjData | None = None) -> None:
         """Bring what depends on the joint angles up to them; mj_step leaves it one step behind."""
-        model, data = self._stage.model, self._stage.data
+        model, data = self._stage.model, of or self._stage.data
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_camlight(model, data)
@@ -459,7 +488,12 @@ class Cell:
         return np.concatenate([tcp @ force, tcp @ torque])
 
     def state(self) -> ArmState:
-        """The arm now."""
+        """The arm now.
+
+        The weight of the hand is taken off the wrench, that of a free object in the fingers is not; it is low-passed at
+        20 Hz and, like the robot's own estimate, reacts to the acceleration of the hand. The effort is the torque of
+        the law, without what compensates the weight.
+        """
         stage, data = self._stage, self._stage.data
         pose = self._site_pose(stage.tcp)
         twist = self._tcp_jacobian() @ data.qvel[:_ARM_DOF]
@@ -484,12 +518,19 @@ class Cell:
         q = data.qpos[stage.object_q : stage.object_q + 7]
         return Truth(fixture, Pose(q[:3], q[[4, 5, 6, 3]]))
 
-    def image(self, camera: str = "wrist", size_px: int | None = None) -> npt.NDArray[np.uint8]:
+    def keep_still(self) -> None:
+        """Note where everything is for the pictures taken with ``still``."""
+        still, data = self._stage.still, self._stage.data
+        for field in ("qpos", "mocap_pos", "mocap_quat"):
+            getattr(still, field)[:] = getattr(data, field)
+
+    def image(self, camera: str = "wrist", size_px: int | None = None, *, still: bool = False) -> npt.NDArray[np.uint8]:
         """A picture, shape (size_px, size_px, 3), RGB.
 
         Args:
             camera: ``wrist``, without the arm, or ``scene``, for people.
             size_px: side; default that of the cell.
+            still: of the moment of the last :meth:`keep_still`, so that another thread may go on stepping meanwhile.
 
         Raises:
             ValueError: no such camera, or a size out of range.
@@ -504,9 +545,13 @@ class Cell:
         stage = self._stage
         if stage.painter is None:
             stage.painter = Painter(stage.model)
+        data = stage.data
+        if still:
+            data = stage.still
+            self._refresh(data)
         if not for_people:
-            return stage.painter.draw(stage.data, camera, size, with_arm=False)
-        fine = stage.painter.draw(stage.data, camera, 2 * size, with_arm=True)
+            return stage.painter.draw(data, camera, size, with_arm=False)
+        fine = stage.painter.draw(data, camera, 2 * size, with_arm=True)
         return fine.reshape(size, 2, size, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
 
     def lens(self, camera: str, size_px: int) -> Lens:

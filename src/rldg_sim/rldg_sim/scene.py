@@ -38,6 +38,7 @@ DISTRACTORS = 8
 TABLE_SIZE_M = (0.9, 1.3)
 TABLE_CENTRE_M = (0.35, 0.0)
 _FLOOR_M = -0.75
+LAW_GROUP, GRIPPER_GROUP = 0, 1  # actuator groups, of which the engine can switch off each
 
 _SOLREF = (0.004, 1.0)
 _SOLIMP = (0.95, 0.99, 0.0005, 0.5, 2.0)
@@ -382,7 +383,7 @@ def _servo(spec: mujoco.MjSpec) -> None:
     range, and its set-point is the activation of a first-order filter of the control, which is the set-point filter of
     the law. The cell keeps the site turned so that the pose it reads is the rotation vector from the set-point's frame
     to the tool, in base axes. Dampers act on the same six coordinates unclipped; weak springs hold the posture.
-    Gains are written by ``Cell.set_gains``.
+    Gains are written by ``Cell.set_gains``. All are in the engine's default group, :data:`LAW_GROUP`.
     """
     affine, fixed = mujoco.mjtBias.mjBIAS_AFFINE, mujoco.mjtGain.mjGAIN_FIXED
     site, joint = mujoco.mjtTrn.mjTRN_SITE, mujoco.mjtTrn.mjTRN_JOINT
@@ -431,6 +432,7 @@ def _gripper(spec: mujoco.MjSpec) -> None:
         -_GRIP_STIFFNESS_N_M / 100.0,
     )
     grip.forcelimited, grip.forcerange = True, (-_GRIP_FORCE_N, _GRIP_FORCE_N)
+    grip.group = GRIPPER_GROUP
 
 
 def _solid(geom: Any, bits: tuple[int, int], friction: tuple[float, float, float] = _FRICTION) -> None:

@@ -8,75 +8,102 @@ advances one control period whenever the arbiter's step for the current stamp ha
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
-from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
-from rcl_interfaces.msg import SetParametersResult
-from rclpy.parameter import Parameter
+from geometry_msgs.msg import PoseStamped
 from rldg_interfaces.srv import ResetScene
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Float64, UInt8
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Float64
 
 from rldg_core.frames import Pose
+from rldg_core.impedance_parameters import CONTROLLER
+from rldg_core.recovery import MOVE
 from rldg_core.task import Gains
 from rldg_ros import conversions as convert
 from rldg_ros import qos
-from rldg_ros.base import ERROR, OK, WARN, BaseNode
+from rldg_ros.arm import STATE_PERIOD_S, ArmNode
+from rldg_ros.base import WARN, BaseNode
 from rldg_ros.conversions import Stamped
 from rldg_ros.main import run
 
-STATE_PERIOD_S = 0.01  # 100 Hz
+if TYPE_CHECKING:
+    from rldg_sim.cell import Cell
+
 MAX_LAG_S = 0.1  # further behind the wall clock than this, the simulation lets the time go
-TARGET_TIMEOUT_S = 0.3
 REPEAT_S = 0.5  # in lockstep, wall time after which the state is said again: whoever came late or lost it answers then
 FIRST_STAMP_NS = 1_000_000_000  # simulated time must not start at zero: that means "no clock yet"
-MODE_MOVE = 2  # libfranka's number
-
-# crisp_controllers' parameter names, field of Gains, axis
-GAIN_PARAMETERS = {
-    f"task.{prefix}{axis}": (field, i)
-    for field, prefix, axes in (
-        ("k_pos_n_m", "k_pos_", "xyz"),
-        ("k_rot_nm_rad", "k_rot_", "xyz"),
-        ("d_pos_ns_m", "d_pos_", "xyz"),
-        ("d_rot_nms_rad", "d_rot_", "xyz"),
-        ("clip_pos_m", "error_clip.", "xyz"),
-        ("clip_rot_rad", "error_clip.r", "xyz"),
-    )
-    for i, axis in enumerate(axes)
-}
-GAIN_LIMITS = {"k_pos_n_m": 6000.0, "k_rot_nm_rad": 300.0, "d_pos_ns_m": 400.0, "d_rot_nms_rad": 30.0}
 
 
-class SimNode(BaseNode):
-    """Arm, gripper, cameras and scene of one task."""
+class SceneNode(BaseNode):
+    """Cameras and scene of one task, for the nodes that own a cell: what they publish of it beside the arm."""
 
-    def __init__(self) -> None:
-        super().__init__("cartesian_impedance_controller")
-        self._gains_callback = False
+    _cell: Cell
+    _stamp_ns: int
+
+    def __init__(self, name: str, **kwargs: object) -> None:
+        super().__init__(name, **kwargs)
         self.declare("scene", "", "Scene of the task to start with; empty for its first.")
         self.declare("seed", 0, "Seed of the start state.", low=0, high=2**31 - 1)
         self.declare("image_size_px", 0, "Side of the wrist image; 0 takes camera.image_size_px.", low=0, high=512)
         self.declare("camera_rate_hz", 30.0, "Wrist camera frames per second, real time only.", low=1.0, high=100.0)
-        self._has_camera = self.declare("wrist_camera", True, "Publish the wrist image; false where a camera does.")
         self.declare("scene_camera_rate_hz", 10.0, "Scene camera frames per second; 0 for none.", low=0.0, high=60.0)
 
     # --- set-up ----------------------------------------------------------------------------------------------------
 
-    def on_setup(self) -> None:
+    def _make_cell(self) -> Cell:
         from rldg_sim.cell import Cell
 
+        self._size_px = int(self.get_parameter("image_size_px").value) or self.task.camera.image_size_px
+        return Cell(self.task, image_size_px=self._size_px, robot=self.robot)
+
+    def _create_scene_publishers(self) -> None:
+        self._fixture_out = self.create_publisher(PoseStamped, "fixture_pose", qos.reliable(10))
+        self._object_out = self.create_publisher(PoseStamped, "object_pose", qos.reliable(10))
+        self._image_out = self.create_publisher(Image, "wrist/color/image_raw", qos.reliable())
+        self._info_out = self.create_publisher(CameraInfo, "wrist/color/camera_info", qos.reliable())
+        self._scene_out = self.create_publisher(Image, "scene/color/image_raw", qos.reliable())
+
+    def _picture(self, camera: str) -> npt.NDArray[np.uint8]:
+        return self._cell.image(camera)
+
+    # --- what goes out ---------------------------------------------------------------------------------------------
+
+    def _publish_truth(self) -> None:
+        truth = self._cell.truth()
+        frame = self.robot.base_frame
+        self._fixture_out.publish(convert.POSE.pack(truth.fixture_pose, self._stamp_ns, frame))
+        if truth.object_pose is not None:
+            self._object_out.publish(convert.POSE.pack(truth.object_pose, self._stamp_ns, frame))
+
+    def _publish_image(self, image: npt.NDArray[np.uint8]) -> None:
+        self._image_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.camera_frame))
+        if self._info_out.get_subscription_count() > 0:
+            lens = self._cell.lens("wrist", self._size_px)
+            self._info_out.publish(convert.camera_info_to_msg(lens, self._stamp_ns, self.robot.camera_frame))
+
+    def _publish_scene_if_watched(self) -> None:
+        if self._scene_out.get_subscription_count() > 0:
+            image = self._picture("scene")
+            self._scene_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.base_frame))
+
+
+class SimNode(SceneNode, ArmNode):
+    """Arm, gripper, cameras and scene of one task."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(CONTROLLER, **kwargs)
+        self._has_camera = self.declare("wrist_camera", True, "Publish the wrist image; false where a camera does.")
+
+    # --- set-up ----------------------------------------------------------------------------------------------------
+
+    def on_setup(self) -> None:
         if self.lockstep and not self._has_camera:
             raise ValueError("wrist_camera: is false, in lockstep only the simulation's own camera can be waited for")
-        self._refuse_beside_another_arm()
-        size_px = int(self.get_parameter("image_size_px").value) or self.task.camera.image_size_px
-        self._size_px = size_px
-        self._cell = Cell(self.task, image_size_px=size_px, robot=self.robot)
-        self._gains = self.task.impedance.compliance
-        self._declare_gains()
+        self.set_up_arm()
+        self._cell = self._make_cell()
         self._cell.reset(str(self.get_parameter("scene").value), int(self.get_parameter("seed").value))
         if self._has_camera:
             self._cell.image("wrist")  # fails here, with its remedy, where nothing can be rendered
@@ -85,23 +112,10 @@ class SimNode(BaseNode):
         self._target: Stamped[Pose] | None = None
         self._step: tuple[int, bool] | None = None  # stamp (ns), executed gripper state
         self._gripper_closed: bool | None = None
-        self._target_heard = time.monotonic()
         self._ignore_until_ns = 0
-        self._silent = False
-        self._rivals = False
         self._stepped = 0.0
 
-        self._pose_out = self.create_publisher(PoseStamped, "current_pose", qos.reliable(10))
-        self._twist_out = self.create_publisher(TwistStamped, "current_twist", qos.reliable(10))
-        self._wrench_out = self.create_publisher(WrenchStamped, "external_wrench", qos.reliable(10))
-        self._joints_out = self.create_publisher(JointState, "joint_states", qos.reliable(10))
-        self._fingers_out = self.create_publisher(JointState, "gripper/joint_states", qos.reliable(10))
-        self._mode_out = self.create_publisher(UInt8, "robot_mode", qos.latched())
-        self._fixture_out = self.create_publisher(PoseStamped, "fixture_pose", qos.reliable(10))
-        self._object_out = self.create_publisher(PoseStamped, "object_pose", qos.reliable(10))
-        self._image_out = self.create_publisher(Image, "wrist/color/image_raw", qos.reliable())
-        self._info_out = self.create_publisher(CameraInfo, "wrist/color/camera_info", qos.reliable())
-        self._scene_out = self.create_publisher(Image, "scene/color/image_raw", qos.reliable())
+        self._create_scene_publishers()
         self._clock_out = self.create_publisher(Clock, "/clock", qos.reliable(10)) if self.lockstep else None
 
         self.listen(convert.POSE, "target_pose", self._on_target, qos.reliable(2))
@@ -110,21 +124,8 @@ class SimNode(BaseNode):
             self.listen(convert.STEP_GRIPPER, "step", self._on_step, qos.reliable(10))
         self.create_service(ResetScene, "reset_scene", self._on_reset)
 
-    def _refuse_beside_another_arm(self) -> None:
-        """A simulation that is started beside a robot would share its topics, and the robot would obey its targets.
-
-        A killed predecessor stays in the graph for some seconds, so another arm is only believed if it stays.
-        """
-        for _ in range(80):  # the lease of a killed one (config/fastdds.xml) and some more
-            if self.count_publishers("current_pose") == 0:
-                return
-            time.sleep(0.1)
-        raise ValueError(
-            "another arm publishes current_pose in this ROS domain; use another ROS_DOMAIN_ID or namespace"
-        )
-
     def on_start(self) -> None:
-        self._mode_out.publish(UInt8(data=MODE_MOVE))
+        self.publish_mode(MOVE)
         if self.lockstep:
             self._publish_everything()
             return
@@ -150,11 +151,8 @@ class SimNode(BaseNode):
     # --- what comes in ---------------------------------------------------------------------------------------------
 
     def _on_target(self, target: Stamped[Pose]) -> None:
-        if target.frame_id != self.robot.base_frame:
-            raise ValueError(f"frame {target.frame_id!r}, must be {self.robot.base_frame!r}")
-        if self._rivals:
+        if not self.admit(target):
             return
-        self._target_heard = time.monotonic()
         if self.lockstep:
             self._target = target
             self._advance_if_told()
@@ -162,9 +160,7 @@ class SimNode(BaseNode):
             self._cell.set_target(target.value)
 
     def _on_gripper(self, msg: Float64) -> None:
-        if not 0.0 <= msg.data <= 1.0:
-            raise ValueError(f"gripper command {msg.data}, must be within 0 (closed) and 1 (open)")
-        self._gripper_closed = msg.data < 0.5
+        self._gripper_closed = self.closes(msg.data)
         if self.lockstep:
             self._advance_if_told()
         else:
@@ -191,45 +187,11 @@ class SimNode(BaseNode):
         response.start_pose = convert.pose_to_msg(start)
         return response
 
-    # --- gains -----------------------------------------------------------------------------------------------------
+    def hold(self) -> None:
+        self._cell.hold()
 
-    def _declare_gains(self) -> None:
-        for name, (field, axis) in GAIN_PARAMETERS.items():
-            if not self.has_parameter(name):
-                value = float(getattr(self._gains, field)[axis])
-                high = GAIN_LIMITS.get(field, 1.0)
-                self.declare(
-                    name, value, f"{field} of axis {'xyz'[axis]}, base frame.", low=0.0, high=high, read_only=False
-                )
-        impedance = self.task.impedance
-        self._fixed = {
-            "filter.target_pose": impedance.target_filter,
-            "max_delta_tau": impedance.max_torque_rate_nm_ms,
-            "nullspace.stiffness": impedance.nullspace_stiffness_nm_rad,
-        }
-        for name, value in self._fixed.items():
-            if not self.has_parameter(name):
-                self.declare(name, value, "As in the task file; the simulation does not change it.", read_only=False)
-        if not self._gains_callback:
-            self._gains_callback = True
-            self.add_on_set_parameters_callback(self._on_gains)
-
-    def _on_gains(self, parameters: list[Parameter]) -> SetParametersResult:
-        fields = {name: list(getattr(self._gains, name)) for name in self._gains.__struct_fields__}
-        for parameter in parameters:
-            fixed = self._fixed.get(parameter.name)
-            if fixed is not None and parameter.value != fixed:
-                reason = f"{parameter.name}: is {fixed} by the task file and cannot be {parameter.value} here"
-                return SetParametersResult(successful=False, reason=reason)
-            if parameter.name in GAIN_PARAMETERS:
-                field, axis = GAIN_PARAMETERS[parameter.name]
-                fields[field][axis] = float(parameter.value)
-        try:
-            self._gains = msgspec.convert(fields, Gains)
-        except msgspec.ValidationError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        self._cell.set_gains(self._gains)
-        return SetParametersResult(successful=True)
+    def apply_gains(self, gains: Gains) -> None:
+        self._cell.set_gains(gains)
 
     # --- real time -------------------------------------------------------------------------------------------------
 
@@ -241,10 +203,8 @@ class SimNode(BaseNode):
             self.report("pace", WARN, f"simulation fell {behind_s:.2f} s behind the wall clock; time was let go")
             self._started_s += behind_s - STATE_PERIOD_S
             behind_s = STATE_PERIOD_S
-        silent = time.monotonic() - self._target_heard > TARGET_TIMEOUT_S
-        if silent and not self._silent:
+        if self.gate.watch(time.monotonic()):
             self._cell.hold()
-        self._silent = silent
         periods = int(behind_s / STATE_PERIOD_S + 0.5)
         for _ in range(periods):
             self._cell.advance(STATE_PERIOD_S)
@@ -252,7 +212,7 @@ class SimNode(BaseNode):
         if periods == 0:
             return
         self._stamp_ns = self.now_ns()
-        self._publish_state()
+        self.publish_state(self._cell.state(), self._stamp_ns)
         if self._simulated_s >= self._camera_due_s:
             self._camera_due_s = max(self._camera_due_s + self._camera_period_s, self._simulated_s)
             self._publish_truth()
@@ -280,7 +240,7 @@ class SimNode(BaseNode):
         """All of one stamp in one burst, so that each receiver is woken once; what nobody waits for comes last."""
         assert self._clock_out is not None
         image = self._cell.image("wrist")
-        self._publish_state()
+        self.publish_state(self._cell.state(), self._stamp_ns)
         self._publish_image(image)
         self._publish_truth()
         if self._clock_out.get_subscription_count() > 0:
@@ -289,58 +249,9 @@ class SimNode(BaseNode):
         self._stepped = time.monotonic()
 
     def on_pulse(self) -> None:
-        rivals = self.count_publishers("target_pose") > 1
-        if rivals and not self._rivals:
-            self._cell.hold()
-        self._rivals = rivals
+        super().on_pulse()
         if self.lockstep and time.monotonic() - self._stepped > REPEAT_S:
             self._publish_everything()
-
-    def on_diagnose(self) -> None:
-        if self._rivals:
-            self.report("target_pose", ERROR, "more than one publisher on target_pose: all are ignored, holding")
-        elif self._silent:
-            self.report("target_pose", WARN, f"silent for more than {TARGET_TIMEOUT_S} s: holding the measured pose")
-        else:
-            self.report("target_pose", OK)
-
-    # --- what goes out ---------------------------------------------------------------------------------------------
-
-    def _publish_state(self) -> None:
-        state, stamp_ns = self._cell.state(), self._stamp_ns
-        base, tcp = self.robot.base_frame, self.robot.tcp_frame
-        self._pose_out.publish(convert.POSE.pack(state.tcp_pose, stamp_ns, base))
-        self._twist_out.publish(convert.TWIST.pack(state.tcp_twist, stamp_ns, tcp))
-        self._wrench_out.publish(convert.WRENCH.pack(state.wrench, stamp_ns, tcp))
-        self._fingers_out.publish(convert.GRIPPER.pack("fr3_gripper_width", state.gripper_width_m, stamp_ns, tcp))
-        if self._joints_out.get_subscription_count() > 0:
-            self._joints_out.publish(
-                JointState(
-                    header=convert.header(stamp_ns, base),
-                    name=list(self.robot.joint_names),
-                    position=state.joint_position_rad.tolist(),
-                    velocity=state.joint_velocity_rad_s.tolist(),
-                    effort=state.joint_effort_nm.tolist(),
-                )
-            )
-
-    def _publish_truth(self) -> None:
-        truth = self._cell.truth()
-        frame = self.robot.base_frame
-        self._fixture_out.publish(convert.POSE.pack(truth.fixture_pose, self._stamp_ns, frame))
-        if truth.object_pose is not None:
-            self._object_out.publish(convert.POSE.pack(truth.object_pose, self._stamp_ns, frame))
-
-    def _publish_image(self, image: npt.NDArray[np.uint8]) -> None:
-        self._image_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.camera_frame))
-        if self._info_out.get_subscription_count() > 0:
-            lens = self._cell.lens("wrist", self._size_px)
-            self._info_out.publish(convert.camera_info_to_msg(lens, self._stamp_ns, self.robot.camera_frame))
-
-    def _publish_scene_if_watched(self) -> None:
-        if self._scene_out.get_subscription_count() > 0:
-            image = self._cell.image("scene")
-            self._scene_out.publish(convert.IMAGE.pack(image, self._stamp_ns, self.robot.base_frame))
 
 
 def main(args: list[str] | None = None) -> int:
