@@ -251,6 +251,8 @@ class Robot(_Strict, frozen=True, kw_only=True):
     joint_names: tuple[str, ...]
     home_rad: tuple[Angle, ...]
     gripper_max_width_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.2)]
+    flange_to_tcp: PoseSpec = PoseSpec(xyz_m=(0.0, 0.0, 0.1034), rpy_rad=(0.0, 0.0, -math.pi / 4.0))  # a Franka hand
+    tcp_to_camera: PoseSpec | None = None  # the wrist camera's optical frame; None: not calibrated
 
 
 _T = TypeVar("_T", bound=msgspec.Struct)
