@@ -38,7 +38,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--readings", type=Path, help="folder of the readings (default: rig/readings/<what>)")
     parser.add_argument("--leave-out", default="", metavar="I,J", help="numbers of readings that do not count")
     parser.add_argument("--square-mm", type=float, default=25.0, help="side of a square of the board, as printed")
-    parser.add_argument("--robot-file", default="fr3", help="robot file that the result is laid over (default: fr3)")
+    parser.add_argument("--robot-file", default="fr3", help="the robot file that the cell runs with (default: fr3)")
     parser.add_argument("--out", type=Path, help="file to write (default: in rig/, named like the file laid over)")
     options = parser.parse_args(argv)
     if (options.what == "fixture") != (options.task is not None):
@@ -185,7 +185,10 @@ def _kept(readings: store.Readings, leave_out: str) -> store.Readings:
 
 
 def _overlay(name: str, kind: str, out: Path | None, keys: dict[str, Any], load: Callable[[Path], object]) -> Path:
-    """Write a file that says only ``keys`` and what it said before, laid over the file ``name``, once it loads."""
+    """Write a file that says ``keys`` and what it said before, once it loads.
+
+    It is laid over the file ``name``, or is that file.
+    """
     base = Path(name) if Path(name).suffix in (".yaml", ".yml") else config_directory() / kind / f"{name}.yaml"
     path = out or Path("rig") / f"{base.stem}.yaml"
     data: Any = {"extends": os.path.relpath(base.resolve(), path.parent.resolve())}
@@ -196,7 +199,8 @@ def _overlay(name: str, kind: str, out: Path | None, keys: dict[str, Any], load:
             data = decode_yaml(path.read_bytes())
         except ValueError as error:
             raise CalibrationError(f"{path}: not YAML: {error}") from None
-        if not isinstance(data, dict) or (path.parent / str(data.get("extends"))).resolve() != base.resolve():
+        ours = (path, path.parent / str(data.get("extends"))) if isinstance(data, dict) else ()
+        if base.resolve() not in [file.resolve() for file in ours]:
             raise CalibrationError(f"{path}: is there and does not extend {base}; give another --out, or move it away")
     data.update(keys)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +208,8 @@ def _overlay(name: str, kind: str, out: Path | None, keys: dict[str, Any], load:
     trial = path.with_name(f".{path.stem}.new") / path.name
     trial.parent.mkdir(exist_ok=True)
     try:
-        trial.write_bytes(msgspec.yaml.encode(data | {"extends": str(base.resolve())}))
+        below = {"extends": str((path.parent / data["extends"]).resolve())} if "extends" in data else {}
+        trial.write_bytes(msgspec.yaml.encode(data | below))
         load(trial)
         trial.write_bytes(msgspec.yaml.encode(data))
         trial.replace(path)

@@ -60,6 +60,16 @@ def test_what_was_calibrated_before_stays_in_the_file() -> None:
     assert camera.xyz_m == (0.1, 0.0, 0.0)
 
 
+def test_a_file_of_the_rig_is_calibrated_again_in_its_place() -> None:
+    readings.save(Path("rig/readings/tip"), tip_readings())
+    assert calibrate.main(["tip"]) == 0
+    once = load_robot("rig/fr3.yaml").flange_to_tcp.pose()
+    assert calibrate.main(["tip", "--robot-file", "rig/fr3.yaml"]) == 0
+    again = load_robot("rig/fr3.yaml")
+    assert np.allclose(again.flange_to_tcp.pose().position, once.transform(TIP), atol=1e-5)
+    assert again.joint_names == load_robot("fr3").joint_names
+
+
 def test_a_fixture_becomes_a_task_file_with_its_workspace_moved_along() -> None:
     task = load_task("usb_insertion")
     fixture = Pose.from_rpy([0.42, 0.1, 0.05], [0.0, 0.0, 0.2])
