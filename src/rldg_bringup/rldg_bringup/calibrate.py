@@ -167,8 +167,8 @@ def _take(what: str, folder: Path) -> None:
             print(f"reading {len(taken) - 1}: {_told(pose)}")
 
 
-def _enters(read: Callable[[], str] = sys.stdin.readline) -> Iterator[None]:
-    while (line := read()) and line.strip().lower() != "q":
+def _enters() -> Iterator[None]:
+    while (line := sys.stdin.readline()) and line.strip().lower() != "q":
         yield
 
 

@@ -94,4 +94,5 @@ class ReadingTaker:
         self._image = (time.monotonic(), message)
 
     def _on_info(self, message: CameraInfo) -> None:
-        self.camera = Camera(int(message.width), int(message.height), tuple(message.k), tuple(message.d))
+        matrix, distortion = (tuple(float(value) for value in values) for values in (message.k, message.d))
+        self.camera = Camera(int(message.width), int(message.height), matrix, distortion)

@@ -1,9 +1,9 @@
 """``./rldg calibrate``: what it makes of readings, writes, and refuses."""
 
+import io
 import math
 import sys
 import threading
-import time
 from pathlib import Path
 
 import msgspec
@@ -172,45 +172,89 @@ def test_the_arm_must_rest() -> None:
     assert "less than" in str(at_rest(still[30:], 0.6))
 
 
-def test_readings_are_taken_from_the_topics_of_a_cell(ros_domain_id) -> None:
-    import rclpy
-    from geometry_msgs.msg import PoseStamped
+class Arm:
+    """Publishes a pose and, if asked, an image, all the time, in a thread of its own."""
 
-    from rldg_bringup.calibration_node import ReadingTaker
-    from rldg_ros import qos
-    from rldg_ros.conversions import pose_to_msg
+    def __init__(self, domain: int, *, with_camera: bool = False) -> None:
+        import rclpy
+        from geometry_msgs.msg import PoseStamped
+        from sensor_msgs.msg import CameraInfo
+        from sensor_msgs.msg import Image as ImageMsg
 
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=ros_domain_id)
-    arm = rclpy.create_node("arm", context=context)
-    publisher = arm.create_publisher(PoseStamped, "current_pose", qos.reliable(10))
-    moves, ended = threading.Event(), threading.Event()
+        from rldg_ros import qos
 
-    def publish() -> None:
+        self.moves, self._ended = threading.Event(), threading.Event()
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self._node = rclpy.create_node("arm", context=self._context)
+        self._poses = self._node.create_publisher(PoseStamped, "current_pose", qos.reliable(10))
+        self._images = self._node.create_publisher(ImageMsg, "wrist/color/image_raw", qos.reliable())
+        self._infos = self._node.create_publisher(CameraInfo, "wrist/color/camera_info", qos.reliable())
+        self._image = ImageMsg(width=32, height=24, encoding="rgb8", step=96, data=bytes(24 * 96))
+        self._info = CameraInfo(width=32, height=24, d=[0.0] * 5, k=[30.0, 0, 16, 0, 30, 12, 0, 0, 1])
+        self._with_camera = with_camera
+        self._thread = threading.Thread(target=self._publish)
+
+    def _publish(self) -> None:
+        from geometry_msgs.msg import PoseStamped
+
+        from rldg_ros.conversions import pose_to_msg
+
         n = 0
-        while not ended.wait(0.01):
-            n += moves.is_set()
+        while not self._ended.wait(0.01):
+            n += self.moves.is_set()
             pose = apply_body_delta(DOWN, [1e-3 * (n % 50), 0, 0, 0, 0, 0])
-            publisher.publish(PoseStamped(pose=pose_to_msg(pose)))
+            self._poses.publish(PoseStamped(pose=pose_to_msg(pose)))
+            if self._with_camera:
+                self._images.publish(self._image)
+                self._infos.publish(self._info)
 
-    thread = threading.Thread(target=publish)
+    def __enter__(self) -> "Arm":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+
+def test_readings_are_taken_while_the_arm_rests(ros_domain_id) -> None:
+    from rldg_bringup.calibration_node import ReadingTaker
+
     with ReadingTaker(ros_domain_id) as taker:
         with pytest.raises(CalibrationError, match="does the cell run"):
             taker.take(timeout_s=0.1)
-        thread.start()
-        try:
+        with Arm(ros_domain_id) as arm:
             pose, image = taker.take(timeout_s=30.0)
             assert np.allclose(pose.position, DOWN.position)
             assert image is None
-            moves.set()
-            time.sleep(0.1)
+            arm.moves.set()
             with pytest.raises(CalibrationError, match="the arm moves"):
-                taker.take(timeout_s=2.0)
-        finally:
-            ended.set()
-            thread.join()
-            arm.destroy_node()
-            context.try_shutdown()
+                taker.take(timeout_s=3.0)
+
+
+def test_readings_with_a_camera_are_kept_as_they_were_taken(ros_domain_id, monkeypatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(ros_domain_id))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\nq\n"))
+    with Arm(ros_domain_id, with_camera=True):
+        calibrate._take("hand_eye", Path("kept"))
+    kept = readings.load(Path("kept"))
+    assert kept.camera == Camera(32, 24, (30.0, 0.0, 16.0, 0.0, 30.0, 12.0, 0.0, 0.0, 1.0), (0.0,) * 5)
+    assert np.allclose(kept.readings[0].pose().position, DOWN.position)
+    assert readings.load_image(Path("kept"), "000.png", kept.camera).shape == (24, 32, 3)
+
+
+def test_a_camera_that_is_silent_is_named(ros_domain_id) -> None:
+    from rldg_bringup.calibration_node import ReadingTaker
+
+    with (
+        ReadingTaker(ros_domain_id, with_camera=True) as taker,
+        Arm(ros_domain_id),
+        pytest.raises(CalibrationError, match="camera_info"),
+    ):
+        taker.take(timeout_s=5.0)
 
 
 # --- with OpenCV -----------------------------------------------------------------------------------------------------
