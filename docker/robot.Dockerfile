@@ -15,10 +15,10 @@ RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-
 COPY docker/rig.repos /rig/rig.repos
 RUN mkdir -p /rig/src && vcs import --input /rig/rig.repos /rig/src \
     && apt-get update && rosdep update --rosdistro jazzy \
-    && rosdep install --from-paths /rig/src --ignore-src --rosdistro jazzy --default-yes \
-    && . /opt/ros/jazzy/setup.sh \
-    && cd /rig && colcon build --merge-install --packages-up-to franka_bringup franka_gripper franka_msgs crisp_controllers \
-        --cmake-args -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF \
+    && . /opt/ros/jazzy/setup.sh && cd /rig \
+    && wanted="--packages-up-to franka_bringup franka_gripper franka_msgs crisp_controllers" \
+    && rosdep install --from-paths $(colcon list $wanted --paths-only) --ignore-src --rosdistro jazzy --default-yes \
+    && colcon build --merge-install $wanted --cmake-args -DCMAKE_BUILD_TYPE=Release -DBUILD_TESTING=OFF \
     && rm -rf /rig/build /rig/log /var/lib/apt/lists/*
 
 # The project, by its own set-up and its own locks. A layer that only source changes make anew.

@@ -69,7 +69,7 @@ def test_the_overlays_of_the_rig_load(config) -> None:
             if kind == "tasks":
                 data["name"] = path.stem
             path.write_text(yaml.safe_dump(data | {"extends": str(extends)}))
-            load(path)  # type: ignore[operator]
+            load(path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -74,5 +74,5 @@ def _opencv() -> ModuleType:
     try:
         import cv2
     except ImportError:
-        raise BoardError("OpenCV is missing: .venv/bin/pip install opencv-python-headless") from None
+        raise BoardError("OpenCV is missing: .venv/bin/python -m pip install 'opencv-python-headless<5'") from None
     return cv2

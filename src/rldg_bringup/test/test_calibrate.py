@@ -14,8 +14,15 @@ from PIL import Image
 from rldg_bringup import board, calibrate, readings
 from rldg_bringup.board import BoardError, Intrinsics
 from rldg_bringup.readings import Camera, Reading, Readings, at_rest
-from rldg_core.calibration import CalibrationError
-from rldg_core.frames import Pose, apply_body_delta, exp_rotation, quaternion_multiply, rotation_angle
+from rldg_core.calibration import CalibrationError, solve_hand_eye
+from rldg_core.frames import (
+    Pose,
+    apply_body_delta,
+    exp_rotation,
+    quaternion_from_matrix,
+    quaternion_multiply,
+    rotation_angle,
+)
 from rldg_core.task import load_robot, load_task
 
 DOWN = Pose.from_rpy([0.5, 0.0, 0.3], [math.pi, 0.0, 0.0])
@@ -331,6 +338,27 @@ def test_a_camera_is_found_from_photographs_of_the_board(capsys) -> None:
     assert spec is not None
     assert np.linalg.norm(spec.pose().position - TCP_CAMERA.position) < 2e-3
     assert rotation_angle(spec.pose(), TCP_CAMERA) < math.radians(0.5)
+
+
+def test_noisy_readings_give_what_opencv_makes_of_them() -> None:
+    cv2 = pytest.importorskip("cv2")
+    if not hasattr(cv2, "calibrateHandEye"):
+        pytest.skip("OpenCV 5 has no calibrateHandEye")
+    rng = np.random.default_rng(4)
+    poses = [apply_body_delta(DOWN, [*rng.uniform(-0.05, 0.05, 3), *rng.uniform(-0.5, 0.5, 3)]) for _ in range(12)]
+    noise = [apply_body_delta(Pose.identity(), rng.normal(0.0, 1e-3, 6)) for _ in poses]
+    views = [(pose @ TCP_CAMERA).inverse() @ BASE_BOARD @ error for pose, error in zip(poses, noise, strict=True)]
+    found = solve_hand_eye(poses, views).tcp_camera
+    rotation, position = cv2.calibrateHandEye(
+        [pose.matrix() for pose in poses],
+        [pose.position for pose in poses],
+        [view.matrix() for view in views],
+        [view.position for view in views],
+        method=cv2.CALIB_HAND_EYE_PARK,
+    )
+    theirs = Pose(position.reshape(3), quaternion_from_matrix(rotation))
+    assert np.linalg.norm(found.position - theirs.position) < 5e-4
+    assert rotation_angle(found, theirs) < 1e-3
 
 
 @pytest.mark.parametrize(("image", "error"), [(None, "no image"), ("gone.png", "cannot be read")])

@@ -97,9 +97,10 @@ def solve_hand_eye(base_tcp: Sequence[Pose], camera_board: Sequence[Pose]) -> Ha
     if n != len(camera_board):
         raise ValueError(f"{n} poses of the TCP and {len(camera_board)} of the board; must be as many")
     _need(n, HAND_EYE_READINGS_MIN, "readings of the board")
+    motions = _Motions(base_tcp, camera_board)
 
     def solve(kept: Sequence[int]) -> HandEye:
-        x = _hand_eye([base_tcp[i] for i in kept], [camera_board[i] for i in kept])
+        x = motions.camera(kept)
         seen = [base_tcp[i] @ x @ camera_board[i] for i in range(n)]
         board = mean_pose([seen[i] for i in kept])
         return HandEye(x, board, *_distances(board, seen))
@@ -177,28 +178,36 @@ def moved_box(min_m: npt.ArrayLike, max_m: npt.ArrayLike, old: Pose, new: Pose) 
     return moved.min(axis=0), moved.max(axis=0)
 
 
-def _hand_eye(base_tcp: Sequence[Pose], camera_board: Sequence[Pose]) -> Pose:
-    turns_a, turns_b, motions = [], [], []
-    for i in range(len(base_tcp)):
-        for j in range(i):
-            a = base_tcp[i].inverse() @ base_tcp[j]
-            b = camera_board[i] @ camera_board[j].inverse()
-            alpha = log_rotation(a.quaternion)
-            if _TURN_MIN_RAD < float(np.linalg.norm(alpha)) < _TURN_MAX_RAD:
-                turns_a.append(alpha)
-                turns_b.append(log_rotation(b.quaternion))
-                motions.append((a, b))
-    axes = np.array([alpha / np.linalg.norm(alpha) for alpha in turns_a]).reshape(-1, 3)
-    spread = float(np.linalg.eigvalsh(axes.T @ axes / max(len(axes), 1))[1])
-    if spread < _AXES_MIN:
-        raise CalibrationError(
-            f"the wrist turned about one axis only, or by less than {math.degrees(_TURN_MIN_RAD):.0f} degrees (spread "
-            f"{spread:.3f}, at least {_AXES_MIN}): tilt it by 20 to 40 degrees about different axes between readings"
-        )
-    rotation = _nearest_rotation(np.array(turns_a).T @ np.array(turns_b))
-    rows = np.concatenate([a.matrix() - np.eye(3) for a, _ in motions])
-    right = np.concatenate([rotation @ b.position - a.position for a, b in motions])
-    return Pose(np.linalg.lstsq(rows, right, rcond=None)[0], quaternion_from_matrix(rotation))
+class _Motions:
+    """What the TCP (A) and the camera (B) did between every two readings, where they turned enough."""
+
+    def __init__(self, base_tcp: Sequence[Pose], camera_board: Sequence[Pose]) -> None:
+        rows = []
+        for i in range(len(base_tcp)):
+            for j in range(i):
+                a = base_tcp[i].inverse() @ base_tcp[j]
+                turn = log_rotation(a.quaternion)
+                if _TURN_MIN_RAD < float(np.linalg.norm(turn)) < _TURN_MAX_RAD:
+                    b = camera_board[i] @ camera_board[j].inverse()
+                    rows.append((i, j, turn, log_rotation(b.quaternion), a.matrix(), a.position, b.position))
+        columns = [np.array([row[k] for row in rows]) for k in range(7)]
+        self._i, self._j, self._turn_a, self._turn_b, self._a, self._t_a, self._t_b = columns
+
+    def camera(self, kept: Sequence[int]) -> Pose:
+        """X from the motions between the readings ``kept``."""
+        among = np.isin(self._i, kept) & np.isin(self._j, kept)
+        turn_a = self._turn_a[among].reshape(-1, 3)
+        axes = turn_a / np.linalg.norm(turn_a, axis=1, keepdims=True)
+        spread = float(np.linalg.eigvalsh(axes.T @ axes / max(len(axes), 1))[1])
+        if spread < _AXES_MIN:
+            raise CalibrationError(
+                f"the wrist turned about one axis only, or by less than {math.degrees(_TURN_MIN_RAD):.0f} degrees "
+                f"(spread {spread:.3f}, at least {_AXES_MIN}): tilt it by 20 to 40 degrees about different axes"
+            )
+        rotation = _nearest_rotation(turn_a.T @ self._turn_b[among])
+        rows = (self._a[among] - np.eye(3)).reshape(-1, 3)
+        right = (self._t_b[among] @ rotation.T - self._t_a[among]).reshape(-1)
+        return Pose(np.linalg.lstsq(rows, right, rcond=None)[0], quaternion_from_matrix(rotation))
 
 
 def _nearest_rotation(m: Array) -> Array:
