@@ -30,6 +30,6 @@ setup(
         *((f"share/{name}/{path.relative_to(here).parent}", [str(path.relative_to(here))]) for path in shared),
     ],
     entry_points={"console_scripts": [f"{node} = {name}.{node}:main" for node in nodes]},
-    extras_require={"test": ["pytest"]},
+    extras_require={"calibration": ["opencv-python-headless>=4.7,<5"], "test": ["pytest"]},
     zip_safe=False,
 )

@@ -21,6 +21,11 @@ setup(
         (f"share/{name}", ["package.xml"]),
     ],
     entry_points={"console_scripts": [f"{node} = {name}.{node}:main" for node in nodes]},
-    extras_require={"test": ["pytest"]},
+    extras_require={
+        "fr3": ["franky-control>=2.0,<2.1"],
+        "realsense": ["pyrealsense2>=2.59,<2.60"],
+        "spacemouse": ["pyspacemouse>=2.1,<3"],
+        "test": ["pytest"],
+    },
     zip_safe=False,
 )

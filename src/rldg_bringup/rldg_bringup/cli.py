@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "finetune": ("rldg_bringup.finetune:main", "fine-tune a generalist (OpenVLA, Octo) on a training set"),
     "classifier": ("rldg_bringup.classifier:main", "train a classifier of success on recorded episodes"),
     "evaluate": ("rldg_bringup.evaluate:main", "try policies on shared start states and report how sure the result is"),
+    "calibrate": ("rldg_bringup.calibrate:main", "find the wrist camera, the tip of a tool or the fixture of a task"),
     "doctor": ("rldg_bringup.doctor:main", "check this machine and say how to mend what is missing"),
     "test": ("rldg_bringup.check:main", "lint, type check and test everything, or just what the arguments select"),
     "bench": ("rldg_bringup.bench:main", "run a benchmark and print its figures as one JSON object"),

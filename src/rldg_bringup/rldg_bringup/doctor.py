@@ -1,5 +1,6 @@
 """``./rldg doctor``: checks this machine, and says for each thing that is missing how to mend it."""
 
+import argparse
 import ctypes
 import glob
 import importlib.metadata
@@ -15,11 +16,15 @@ from enum import StrEnum
 from pathlib import Path
 from uuid import uuid4
 
-USAGE = """usage: ./rldg doctor [--json]
+USAGE = """usage: ./rldg doctor [--json] [--rig | --rig policy] [--robot-ip ADDRESS]
 
 Checks this machine: system, ROS 2, middleware, rendering, configuration, devices.
 Exit status 1 where something must be mended.
-  --json   print a JSON array of the findings instead of the table
+  --json                print a JSON array of the findings instead of the table
+  --rig                 also what the machine at the robot needs: real-time kernel and limits, network to the robot,
+                        clock, devices, drivers, disk. Moves nothing: it connects to the robot and hangs up
+  --rig policy          also what a machine needs that only serves policies: network, clock, GPU
+  --robot-ip ADDRESS    of the robot's Control (default: 172.16.0.2)
 """
 
 # Fast DDS takes a segment of 0.5 MiB for each participant; a graph has about ten, and containers get 64 MiB by default.
@@ -252,16 +257,16 @@ class ProbeError(Exception):
     """A probe process failed; the message is the last line it wrote to stderr, or how it ended."""
 
 
-def run(command: Sequence[str]) -> str:
+def run(command: Sequence[str], timeout_s: float = SUBPROCESS_TIMEOUT_S) -> str:
     """Run a probe in a process of its own, which it may crash, and return its stdout.
 
     Raises:
         ProbeError: it failed or did not end.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SUBPROCESS_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        raise ProbeError(f"did not end in {SUBPROCESS_TIMEOUT_S} s") from None
+        raise ProbeError(f"did not end in {timeout_s:g} s") from None
     if done.returncode:
         raise ProbeError((done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1])
     return done.stdout
@@ -278,14 +283,32 @@ def table(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="rldg doctor", add_help=False, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rig", nargs="?", const="robot", choices=("robot", "policy"))
+    parser.add_argument("--robot-ip", default="172.16.0.2")
+    return parser.parse_args(list(argv))
+
+
 def main(argv: Sequence[str]) -> int:
     """Run all checks and print what they found; returns 1 where one failed, 2 for a wrong call."""
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if list(argv) not in ([], ["--json"]):
-        print(f"rldg doctor: unknown arguments {' '.join(argv)}; allowed: --json", file=sys.stderr)
+    checks = list(CHECKS)
+    try:
+        options = _arguments(argv)
+        if options.rig:
+            from rldg_bringup.rig_doctor import rig_checks
+
+            checks += rig_checks(options.rig, options.robot_ip)
+    except SystemExit:
+        print("rldg doctor: allowed: --json, --rig [policy], --robot-ip ADDRESS", file=sys.stderr)
         return 2
-    findings = [check() for check in CHECKS]
-    print(json.dumps([asdict(finding) for finding in findings], indent=2) if argv else table(findings))
+    except ValueError as error:
+        print(f"rldg doctor: {error}", file=sys.stderr)
+        return 2
+    findings = [check() for check in checks]
+    print(json.dumps([asdict(finding) for finding in findings], indent=2) if options.json else table(findings))
     return int(any(finding.status == Status.FAIL for finding in findings))

@@ -287,6 +287,7 @@ class Robot(_Strict, frozen=True, kw_only=True):
     gripper_max_width_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.2)]
     operator: OperatorDevice = OperatorDevice()
     flange_to_tcp: PoseSpec = PoseSpec(xyz_m=(0.0, 0.0, 0.1034), rpy_rad=(0.0, 0.0, -math.pi / 4.0))  # a Franka hand
+    tcp_to_camera: PoseSpec | None = None  # the wrist camera's optical frame; None: not calibrated
     collision: Collision = Collision()
     grip: Grip = Grip()
 
