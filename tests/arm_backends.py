@@ -139,7 +139,7 @@ class Direct:
     """
 
     name, node = "fr3_direct", CONTROLLER
-    cannot = {"user stop": "the protocol server has none"}
+    cannot: Mapping[str, str] = {"user stop": "the protocol server has none"}  # noqa: RUF012
 
     def start(self, bench: Bench) -> None:
         for package in ("franky", "franka_sim"):

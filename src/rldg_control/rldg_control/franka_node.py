@@ -133,9 +133,11 @@ class FrankaNode(ArmNode):
 
 
 def _due(last: Reading | None, reading: Reading) -> bool:
-    """Whether a period of the robot's clock has passed, to the nearest step of the driver."""
-    elapsed_s = reading.robot_time_s - last.robot_time_s if last is not None else STATE_PERIOD_S
-    return elapsed_s < 0.0 or elapsed_s > STATE_PERIOD_S - 0.5 * PERIOD_S
+    """Whether a period of the robot's clock has passed, to the nearest step of the driver; stamps grow."""
+    if last is None:
+        return True
+    elapsed_s = reading.robot_time_s - last.robot_time_s
+    return reading.stamp_ns > last.stamp_ns and not 0.0 <= elapsed_s < STATE_PERIOD_S - 0.5 * PERIOD_S
 
 
 def main(args: list[str] | None = None) -> int:
