@@ -1,8 +1,9 @@
 """How fast the learner learns, how much it remembers per byte, and how that compares with LeRobot's SAC learner.
 
-Rates are critic updates per second of process CPU time with one thread, the median of several blocks: drawing batches
-of 256 from both lists included, an update of actor and temperature with every second one. LeRobot's networks, buffers
-and order of calls are its own, with the same sizes and its own compilation on (its default) and off; its state
+Rates are critic updates per second, the median of several blocks: drawing batches of 256 from both lists included, an
+update of actor and temperature with every second one. By the clock, either may use all cores (what counts is the best
+of LeRobot with one thread and with one a core); by CPU time, either has one thread for its matrices. Its networks,
+buffers and order of calls are its own, with the same sizes and its own compilation on (its default) and off; its state
 encoder, which cannot be left out, is as wide as its input. It is measured where the interpreter in RLDG_PEER_PYTHON,
 or this one, can import it.
 """
@@ -42,20 +43,29 @@ def main(argv: list[str]) -> dict[str, float]:
     ours = run(sys.executable, "ours", arguments)
     if ours is None:
         raise SystemExit("rldg bench learner: the learner itself could not be measured; see above")
-    figures = {"updates_per_s": 1.0 / ours["cpu_s"], "updates_per_wall_s": 1.0 / ours["wall_s"]}
-    print(f"ours: {figures['updates_per_s']:.0f} updates per CPU second", file=sys.stderr)
+    figures = {"updates_per_s": 1.0 / ours["wall_s"], "updates_per_cpu_s": 1.0 / ours["cpu_s"]}
+    tell("ours", ours)
     python = os.environ.get("RLDG_PEER_PYTHON", sys.executable)
+    cores = len(os.sched_getaffinity(0))
     for what, figure in (("lerobot_compiled", "ratio_lerobot"), ("lerobot", "ratio_lerobot_eager")):
-        peer = run(python, what, arguments)
-        if peer is not None:
-            figures[figure] = peer["cpu_s"] / ours["cpu_s"]
-            print(f"{what}: {1.0 / peer['cpu_s']:.0f} updates per CPU second", file=sys.stderr)
+        peers = [run(python, what, [*arguments, str(threads)]) for threads in sorted({1, cores})]
+        measured = [peer for peer in peers if peer is not None]
+        for peer in measured:
+            tell(what, peer)
+        if measured:
+            figures[figure] = min(peer["wall_s"] for peer in measured) / ours["wall_s"]
+            figures[f"{figure}_cpu"] = min(peer["cpu_s"] for peer in measured) / ours["cpu_s"]
     for views in (1, 2):
         memory = run(sys.executable, "memory", [str(views)])
         if memory is not None:
             figures[f"bytes_per_transition_{views}_view{'s' * (views > 1)}"] = memory["bytes_per_transition"]
             figures[f"resident_gb_of_50k_{views}_view{'s' * (views > 1)}"] = memory["resident_bytes"] / 1e9
     return figures
+
+
+def tell(what: str, measured: dict[str, float]) -> None:
+    rates = f"{1.0 / measured['wall_s']:.0f} updates/s, {1.0 / measured['cpu_s']:.0f} per CPU second"
+    print(f"{what}: {rates}", file=sys.stderr)
 
 
 def run(python: str, what: str, arguments: list[str]) -> dict[str, float] | None:
@@ -146,7 +156,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def lerobot(groups: int, blocks: int, *, compiled: bool) -> dict[str, float]:
+def lerobot(groups: int, blocks: int, threads: int, *, compiled: bool) -> dict[str, float]:
     """In the peer's interpreter: the body of its learner's loop, which ends with an update of the actor."""
     import numpy as np
     import torch  # type: ignore[import-not-found]
@@ -155,7 +165,7 @@ def lerobot(groups: int, blocks: int, *, compiled: bool) -> dict[str, float]:
     from lerobot.policies.sac.modeling_sac import SACPolicy  # type: ignore[import-not-found]
     from lerobot.rl.buffer import ReplayBuffer, concatenate_batch_transitions  # type: ignore[import-not-found]
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     state, action = "observation.state", "action"
     config = SACConfig(
         input_features={state: PolicyFeature(FeatureType.STATE, (FEATURES,))},
@@ -218,6 +228,6 @@ if __name__ == "__main__":
     if name == "memory":
         print(json.dumps(memory(int(numbers[0]))))
     elif name == "ours":
-        print(json.dumps(ours(int(numbers[0]), int(numbers[1]))))
+        print(json.dumps(ours(*map(int, numbers))))
     else:
-        print(json.dumps(lerobot(int(numbers[0]), int(numbers[1]), compiled=name == "lerobot_compiled")))
+        print(json.dumps(lerobot(*map(int, numbers), compiled=name == "lerobot_compiled")))

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> dict[str, float]:
     parser.add_argument("--policies", nargs="+", default=DEFAULT_POLICIES, metavar=FORM, help="(default: two scripted)")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between samples (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what happens when (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("soak.jsonl"), help="samples (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("soak.jsonl"), help="samples, logs beside (%(default)s)")
     options = parser.parse_args(argv)
     policies = [parse(text) for text in options.policies]
     ids = {policy_id for policy_id, _, _ in policies}
@@ -70,13 +70,13 @@ def main(argv: list[str]) -> dict[str, float]:
     if not options.minutes > 0.0 or not options.every > 0.0:
         parser.error("--minutes and --every: must be positive")
     with tempfile.TemporaryDirectory(prefix="rldg-soak-") as name, ExitStack() as stack:
-        folder = Path(name)
+        folder, logs = Path(name), options.out.with_suffix(".logs").absolute()
         lease = lease_domain("bench soak")
         if lease is not None:
             stack.enter_context(lease)
             os.environ["ROS_DOMAIN_ID"] = str(lease.domain)
         arguments = {"task": options.task, "operator": "none", "record": "true", "bags": str(folder / "bags")}
-        cell = stack.enter_context(Launch(launch_file("cell"), arguments, log_dir=folder / "cell"))
+        cell = stack.enter_context(Launch(launch_file("cell"), arguments, log_dir=logs / "cell"))
         launches = [cell]
         orders = folder / "orders"
         for policy_id, policy, checkpoint in [*policies, (WEAK, "faulty", "")]:
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> dict[str, float]:
             arguments["task"] = options.task
             if policy_id == WEAK:
                 arguments["policy_parameters"] = f'{{orders: "{orders}"}}'
-            launches.append(stack.enter_context(Launch(launch_file(file), arguments, log_dir=folder / policy_id)))
+            launches.append(stack.enter_context(Launch(launch_file(file), arguments, log_dir=logs / policy_id)))
         from rldg_bringup.episode_runner_node import EpisodeRunner
 
         with EpisodeRunner(follow=False) as runner, options.out.open("w") as out:
@@ -304,7 +304,10 @@ class Soak:
         self._runner.set_estop(False, 10.0)
 
     def _kill(self) -> None:
-        os.kill(self._launches[0].pid(str(self._rng.choice(KILLED))), signal.SIGKILL)
+        name = str(self._rng.choice(KILLED))
+        os.kill(self._launches[0].pid(name), signal.SIGKILL)
+        if name == "episode_manager":
+            self._run = None  # nobody answers for what the dead one was asked
         self._runner.spin(2.0)
         self._runner.wait_until_ready(RECOVER_S)
 

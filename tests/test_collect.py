@@ -54,6 +54,21 @@ def test_every_episode_is_a_bag_that_the_specialist_drove(checkpoint: Path, tmp_
     assert re.search(r"│ 1 +│ \d +│ \S+ +│ 1 +│ 1 +│", done.stdout) and f"bags: {folder.parent}" in done.stdout
 
 
+@pytest.mark.timeout(300)
+def test_the_operator_brings_the_object_into_the_gripper_for_a_specialist_that_begins_there(tmp_path: Path) -> None:
+    checkpoint = begin(load_task("fmb_assembly"), CONFIG, tmp_path / "run", 0)
+    card = checkpoint / "policy.yaml"
+    card.write_text(card.read_text().replace("segment: all", "segment: grasped"))
+    words = "--checkpoint", checkpoint, "--episodes", 1, "--bags", tmp_path / "bags"
+    done = collect(*words, task="fmb_assembly")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = find_bags(tmp_path / "bags")
+    drivers = [int(source) for source in read_episode(folder).source[:-1] if source != Source.HOLD]
+    taken_over = drivers.index(int(Source.POLICY))
+    assert taken_over > 20 and set(drivers[:taken_over]) == {int(Source.HUMAN)}
+    assert set(drivers[taken_over:]) == {int(Source.POLICY)}
+
+
 def test_demonstrations_are_collected_until_there_are_enough_successes_and_an_interrupted_run_is_taken_up(
     tmp_path: Path,
 ) -> None:

@@ -64,13 +64,17 @@ class Rehearsal:
         os.kill(self.pid(), signal_)
         return time.time_ns()
 
+    def _go_on(self) -> None:
+        """Begin episodes again where a node hung for a second, which the machine may be the cause of."""
+        if self._run.done():
+            self.runner.wait_until_ready(60.0)
+            self._run = self.runner.start_episodes(count=1000).get_result_async()
+
     def early(self, policy_id: str = OLD) -> None:
         """Until a policy drives, in an episode that goes on for some seconds yet."""
 
         def drives() -> bool:
-            if self._run.done():  # a node hung for a second, which the machine may be the cause of
-                self.runner.wait_until_ready(60.0)
-                self._run = self.runner.start_episodes(count=1000).get_result_async()
+            self._go_on()
             step = self.steps[-1] if self.steps else None
             return step is not None and step.source is Source.POLICY and step.policy_id == policy_id and step.index < 40
 
@@ -89,12 +93,19 @@ class Rehearsal:
         raise AssertionError("no swap fell into the beginning of an episode")
 
     def back(self) -> None:
-        self.runner.select_policy_when_fresh(OLD, 60.0)
-        self.runner.spin(0.5)
+        """To the old policy, past its probation."""
+        begun = len(self.events)
+        if self.runner.select_policy_when_fresh(OLD, 60.0) != OLD:
+            self.told(EventKind.SWAP_COMPLETED, begun, 30.0)
 
     def told(self, kind: EventKind, begun: int, timeout_s: float = 10.0) -> Event:
         """The first event of a kind after so many."""
-        self.runner.spin_until(lambda: any(event.kind is kind for event in self.events[begun:]), timeout_s, kind)
+
+        def is_told() -> bool:
+            self._go_on()
+            return any(event.kind is kind for event in self.events[begun:])
+
+        self.runner.spin_until(is_told, timeout_s, kind)
         return next(event for event in self.events[begun:] if event.kind is kind)
 
     def since(self, stamp_ns: int) -> list[StepRecord]:

@@ -21,6 +21,7 @@ from rldg_core.types import Outcome, Source
 
 if TYPE_CHECKING:
     from rldg_core.task import Task
+    from rldg_recorder.recipe import DrivenBy
 
 POLICY = "specialist"
 UNUSED_SEED = 2_000_000_000  # start states from here on belong to no training
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
     try:
         task = load_task(options.task)
         task.scene(options.scene)
-        name, arguments = _who(options, task)
+        name, arguments, driven_by = _who(options, task)
         options.bags.mkdir(parents=True, exist_ok=True)
         seed = _unused_seed(options.bags) if options.seed is None else options.seed
     except (ValueError, LookupError, OSError) as error:
@@ -95,7 +96,7 @@ def main(argv: list[str]) -> int:
     log_dir = Path(tempfile.mkdtemp(prefix="rldg-collect-"))
     reports: list[EpisodeReport] = []
     try:
-        while missing := _missing(options, task, reports):
+        while missing := _missing(options, task, driven_by, reports):
             reports += _roll_out(console, options, missing, seed + len(reports), arguments, log_dir)
     except DomainError as error:
         print(f"rldg collect: {error}", file=sys.stderr)
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> int:
     return _tell(console, options, reports)
 
 
-def _missing(options: argparse.Namespace, task: Task, reports: list[EpisodeReport]) -> int:
+def _missing(options: argparse.Namespace, task: Task, driven_by: DrivenBy, reports: list[EpisodeReport]) -> int:
     """How many episodes are to be run next.
 
     Raises:
@@ -114,7 +115,7 @@ def _missing(options: argparse.Namespace, task: Task, reports: list[EpisodeRepor
     """
     if options.episodes:
         return 0 if reports else int(options.episodes)
-    missing = max(0, options.successes - _successes(options, task.name))
+    missing = max(0, options.successes - _successes(options, task.name, driven_by))
     if missing and len(reports) + missing > _most_episodes(options.successes):
         good = sum(report.outcome is Outcome.SUCCESS for report in reports)
         raise RuntimeError(
@@ -123,14 +124,20 @@ def _missing(options: argparse.Namespace, task: Task, reports: list[EpisodeRepor
     return missing
 
 
-def _who(options: argparse.Namespace, task: Task) -> tuple[str, dict[str, str]]:
-    """What drives is called, and the arguments of the cell that make it drive.
+def _who(options: argparse.Namespace, task: Task) -> tuple[str, dict[str, str], DrivenBy]:
+    """What drives is called, the arguments of the cell that make it drive, and who drives then.
+
+    Before a specialist that begins where the object hangs in the gripper, the scripted operator brings it there.
 
     Raises:
         ValueError: the checkpoint is no specialist for the task.
     """
+    from rldg_recorder.recipe import DrivenBy
+
     if options.operator:
-        return f"the {options.operator} operator", {"operator": options.operator, "policy": "none"}
+        arguments = {"operator": options.operator, "policy": "none"}
+        return f"the {options.operator} operator", arguments, DrivenBy.HUMAN
+    from rldg_rl.config import Segment
     from rldg_rl.policy import load_card, make_specialist
 
     card = load_card(options.checkpoint)
@@ -141,16 +148,18 @@ def _who(options: argparse.Namespace, task: Task) -> tuple[str, dict[str, str]]:
         )
     parameters = {"checkpoint": str(options.checkpoint.absolute())}
     make_specialist(task, load_robot("fr3"), POLICY, parameters)  # what the node would refuse
-    return card.name, {"operator": "none", "policy": POLICY, "policy_parameters": json.dumps(parameters)}
+    arguments = {"policy": POLICY, "policy_parameters": json.dumps(parameters)}
+    if Segment(card.segment) is Segment.ALL:
+        return card.name, {**arguments, "operator": "none"}, DrivenBy.POLICY
+    return card.name, {**arguments, "operator": "scripted", "lead_in": "true"}, DrivenBy.MIXED
 
 
-def _successes(options: argparse.Namespace, task: str) -> int:
+def _successes(options: argparse.Namespace, task: str, driven_by: DrivenBy) -> int:
     """Episodes in the folder that a training set would take: whole, successful, driven by the one who is asked for."""
     from rldg_recorder.algebra import find, refusal
-    from rldg_recorder.recipe import DrivenBy, Select
+    from rldg_recorder.recipe import Select
 
     scene = (options.scene,) if options.scene else ()
-    driven_by = DrivenBy.HUMAN if options.operator else DrivenBy.POLICY
     select = Select(task=(task,), scene=scene, driven_by=driven_by)
     return sum(not refusal(info, select) for _, info in find([str(options.bags)])[0])
 

@@ -16,6 +16,7 @@ from rldg_core.types import EpisodeStatus, Observation, Phase
 WRENCH_CUTOFF_HZ = 10.0
 FROZEN_MOTION_M = 0.003  # the arm moved this far while the image stayed the same to the last bit: the camera is frozen
 FROZEN_MOTION_RAD = 0.05
+_KNOWN_POSE_NS = 50_000_000  # a pose that is further from the image's stamp does not tell where the camera was
 
 T = TypeVar("T")
 
@@ -165,7 +166,7 @@ class ObservationAssembler:
         tracks: list[Track[Any]] = [self._pose, self._twist, self._wrench, self._gripper]
         oldest_ns = min(track.newest_ns or 0 for track in tracks)  # a stream that fell silent must not hide
         if stamp_ns != self._watched_ns:
-            self._watch_image(self._image, pose)
+            self._watch_image(self._image, pose, pose_skew)
             self._watched_ns = stamp_ns
         running = self._episode.phase is Phase.RUNNING
         index = self._next_index if running else 0
@@ -187,8 +188,16 @@ class ObservationAssembler:
             skew_s=max(pose_skew, twist_skew, wrench_skew, gripper_skew) * 1e-9,
         )
 
-    def _watch_image(self, image: npt.NDArray[np.uint8], pose: Pose) -> None:
-        """A live camera never repeats an image bit for bit while it moves."""
+    def _watch_image(self, image: npt.NDArray[np.uint8], pose: Pose, skew_ns: int) -> None:
+        """A live camera never repeats an image bit for bit while it moves.
+
+        A resetting simulation puts the arm elsewhere from one sample to the next; poses in between never were.
+        """
+        if self._episode.phase is Phase.RESETTING:
+            self._still_since, self._frozen = None, ""
+            return
+        if skew_ns > _KNOWN_POSE_NS:
+            return
         if self._still_since is None or self._still_image is None or not np.array_equal(image, self._still_image):
             self._still_image, self._still_since, self._frozen = image, pose, ""
             return

@@ -117,6 +117,32 @@ def test_a_camera_that_repeats_its_image_while_the_arm_rests_is_fine():
     assert assembler.faults() == []
 
 
+def test_a_simulated_arm_that_is_put_elsewhere_by_a_reset_does_not_make_the_camera_frozen():
+    assembler = filled()
+    assembler.set_episode(EpisodeStatus(stamp_ns=0, phase=Phase.RESETTING))
+    assembler.add_image(15 * MS, image(7))  # after the arm was moved, between two samples of its pose
+    assembler.add_pose(20 * MS, tool_down(0.6))
+    assembler.assemble(20 * MS)
+    assembler.set_episode(running(20 * MS))
+    for t in range(30, 60, 10):
+        assembler.add_pose(t * MS, tool_down(0.6))
+        assembler.add_image(t * MS, image(7))
+        assembler.assemble(t * MS)
+    assert assembler.faults() == []
+
+
+def test_a_camera_is_not_called_frozen_while_nobody_knows_where_it_was():
+    assembler = filled()
+    for t in (100, 200):
+        assembler.add_image(t * MS, image(7))  # the poses are late
+        assembler.assemble(t * MS)
+    for t in (300, 400):
+        assembler.add_pose(t * MS, tool_down(0.6))
+        assembler.add_image(t * MS, image(7))
+        assembler.assemble(t * MS)
+    assert assembler.faults() == []
+
+
 def test_a_clock_that_jumps_back_starts_the_track_again():
     track = Track(lambda a, b, f: a + f * (b - a))
     track.add(100, 1.0)

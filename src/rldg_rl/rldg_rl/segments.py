@@ -10,9 +10,7 @@ from rldg_core.types import Phase, Step
 from rldg_rl.config import Segment
 from rldg_sim.demonstrate import Demonstrator
 from rldg_sim.loop import Loop, Tick
-from rldg_sim.operator import Style
-
-_LIFTED_M = 0.03
+from rldg_sim.operator import Style, is_grasped
 
 
 def begins(segment: Segment, first: Tick, now: Tick) -> bool:
@@ -25,8 +23,7 @@ def begins(segment: Segment, first: Tick, now: Tick) -> bool:
         return True
     if first.truth.object_pose is None or now.truth.object_pose is None:
         raise ValueError(f"segment {segment.value}: the task has no object to grasp; use segment {Segment.ALL.value}")
-    lifted_m = now.truth.object_pose.position[2] - first.truth.object_pose.position[2]
-    return bool(lifted_m > _LIFTED_M) and now.observation.gripper_closed
+    return is_grasped(first.truth.object_pose, now.truth.object_pose, now.observation.gripper_closed)
 
 
 def lead_in(loop: Loop, segment: Segment, seed: int, scene: str = "") -> Tick:

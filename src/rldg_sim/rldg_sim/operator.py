@@ -107,7 +107,19 @@ _SEARCH_FULL_AT_M = 0.005
 _LOST_M = 0.004  # this far aside the part is not on the port any more
 _LOOK_CLOSER_S = 0.5  # while searching, the error of judgement fades with this time constant
 _IN_HAND_M = 0.05  # a closed gripper this close to the middle of the object holds it
+_LIFTED_M = 0.03
 _IN_M = 0.0016  # this far below the first contact the part has found the hole
+
+
+def is_grasped(lay: Pose, now: Pose, gripper_closed: bool) -> bool:
+    """Whether an object hangs in the gripper.
+
+    Args:
+        lay: its pose when the episode began, base frame.
+        now: its pose.
+        gripper_closed: the held gripper state.
+    """
+    return gripper_closed and bool(now.position[2] - lay.position[2] > _LIFTED_M)
 
 
 class ScriptedOperator:

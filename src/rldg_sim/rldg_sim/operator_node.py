@@ -19,9 +19,11 @@ from rldg_ros import qos
 from rldg_ros.base import BaseNode
 from rldg_ros.conversions import EPISODE, OBSERVATION, POSE, Stamped, header, twist_to_msg
 from rldg_ros.main import run
-from rldg_sim.operator import OperatorCommand, ScriptedOperator
+from rldg_sim.operator import OperatorCommand, ScriptedOperator, is_grasped
 
 HANDS_OFF = OperatorCommand(twist=np.zeros(6), close=False, open=False)
+# just beyond the dead zone: it keeps the door and turns the tool by no more than a milliradian a tick
+HAND_RESTS = OperatorCommand(twist=np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.06]), close=False, open=False)
 
 
 class Surroundings(NamedTuple):
@@ -37,11 +39,16 @@ class OperatorNode(BaseNode):
     def __init__(self, **kwargs: object) -> None:
         super().__init__("scripted_operator", **kwargs)
         self.declare("drive", True, "Drive in every episode; false keeps the hands off the device.", read_only=False)
+        self.declare("lead_in", False, "Without drive: bring the object into the gripper and let go.")
         self.declare("style_seed", 0, "Added to the episode's seed to draw the style.", low=0, high=2**31 - 1)
 
     def on_setup(self) -> None:
         self._operator: ScriptedOperator | None = None
         self._episode = EpisodeStatus(stamp_ns=0)
+        self._lay: Pose | None = None  # the object when the episode began, until it is grasped
+        self._lead_in = bool(self.get_parameter("lead_in").value)
+        if self._lead_in and self.task.object is None:
+            raise ValueError(f"lead_in: true, but task {self.task.name!r} has no object to grasp; leave it out")
         self._fixture: Stamped[Pose] | None = None
         self._object: Stamped[Pose] | None = None
         self._waiting: Observation | None = None
@@ -92,15 +99,29 @@ class OperatorNode(BaseNode):
             return
         self._waiting, self._answered_ns = None, observation.stamp_ns
         command = HANDS_OFF
-        if in_episode and self._fixture and self.get_parameter("drive").value:
+        if in_episode and self._fixture:
             truth = Surroundings(self._fixture.value, self._object.value if self._object else None)
-            command = self.choose(observation, truth)
+            leads_in = self._leads_in(observation, truth.object_pose)
+            if leads_in or self.get_parameter("drive").value:
+                command = self.choose(observation, truth)
+            if leads_in and not (command.twist.any() or command.close or command.open):
+                command = HAND_RESTS
         stamped = header(observation.stamp_ns if self.lockstep else self.now_ns())
         buttons = [int(command.close), int(command.open)]
         self._publish(
             TwistStamped(header=stamped, twist=twist_to_msg(command.twist)),
             Joy(header=stamped, axes=command.twist.tolist(), buttons=buttons),
         )
+
+    def _leads_in(self, observation: Observation, thing: Pose | None) -> bool:
+        """Whether the object has yet to be brought into the gripper in this episode; once it was, never again."""
+        if not self._lead_in or thing is None:
+            return False
+        if observation.index == 0:
+            self._lay = thing
+        if self._lay is not None and is_grasped(self._lay, thing, observation.gripper_closed):
+            self._lay = None
+        return self._lay is not None
 
     def choose(self, observation: Observation, truth: Surroundings) -> OperatorCommand:
         """What the hands do at an observation of an episode; a subclass may help instead of showing all of it."""
