@@ -37,6 +37,7 @@ MAY_IMPORT = {
 NODES_MAY_ALSO_IMPORT = {"rldg_ros", "rldg_interfaces"}
 ROS = {"rclpy", "rldg_interfaces"}
 HEAVY = {"mujoco", "torch", "jax", "flax", "optax", "transformers", "peft"}
+RIG_ONLY = {"franka_msgs", "controller_manager_msgs"}  # where franka_ros2 is installed
 # Only these have modules that are about one of the heavy packages and are imported late as a whole.
 MAY_HOLD_HEAVY_MODULES = {"rldg_sim", "rldg_policies", "rldg_rl", "rldg_evaluation"}
 
@@ -141,7 +142,9 @@ def heavy_at_import(sources: list[Source]) -> list[str]:
                 # importing a.b.c imports a and a.b too
                 parts = use.module.split(".")
                 prefixes = [".".join(parts[: n + 1]) for n in range(len(parts))]
-                cause = next((p for p in prefixes if p in HEAVY or (p in reasons and p != source.module)), None)
+                cause = next(
+                    (p for p in prefixes if p in HEAVY | RIG_ONLY or (p in reasons and p != source.module)), None
+                )
                 if use.at_import and cause:
                     reasons[source.module] = f"{source.path}:{use.line}: {source.module} loads {cause} at import"
                     changed = True
@@ -184,6 +187,7 @@ def write(workspace: Path, **files: str) -> list[Source]:
         (ros_outside_nodes, {"rldg_bringup__a": "def f():\n    from rclpy.node import Node"}),
         (ros_outside_nodes, {"rldg_control__a": "from rldg_interfaces.msg import Step"}),
         (heavy_at_import, {"rldg_control__a": "import mujoco"}),
+        (heavy_at_import, {"rldg_control__rig_node": "from franka_msgs.msg import FrankaRobotState"}),
         (heavy_at_import, {"rldg_control__a": "try:\n    from torch import nn\nexcept ImportError:\n    nn = None"}),
         (heavy_at_import, {"rldg_sim__": "from .cell import Cell", "rldg_sim__cell": "import mujoco"}),
         (heavy_at_import, {"rldg_bringup__a": "from rldg_sim import cell", "rldg_sim__cell": "import mujoco"}),
@@ -223,4 +227,4 @@ def test_package_xml_declares_what_is_imported(package: str) -> None:
         for found in read_imports(ast.parse(path.read_text()), package, False)
     }
     declared = set(re.findall(r"<(?:exec_)?depend>([^<]+)<", (folder / "package.xml").read_text()))
-    assert {name for name in names if belongs_to_ros(name)} - {package} <= declared
+    assert {name for name in names if belongs_to_ros(name)} - {package} - RIG_ONLY <= declared

@@ -32,8 +32,12 @@ OPERATORS = {"scripted": "scripted_operator", "spacemouse": "spacemouse", "gamep
 CONTROL = ["cartesian_impedance_controller", "observer", "arbiter", "episode_manager", "lifecycle_manager"]
 
 
+NEEDS_ROS = "robot_franka.launch.xml"  # it includes a launch file of franka_ros2
+
+
 def find_share(package: str) -> Path:
-    assert package == "rldg_bringup"
+    if package != "rldg_bringup":
+        raise LookupError(f"package {package!r} is not installed")
     return WORKSPACE
 
 
@@ -56,7 +60,7 @@ def test_every_argument_of_every_file_has_a_description_and_a_default(file: Path
         assert argument.default is not None, f"{file.name}: argument {argument.name}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [file for file in FILES if file.name != NEEDS_ROS], ids=lambda file: file.name)
 def test_every_file_resolves_without_arguments(file: Path) -> None:
     assert resolve(file, {}, {}, find_share)
 
@@ -176,3 +180,37 @@ def test_options_of_a_generalist_reach_it() -> None:
     assert msgspec.yaml.decode(given).items() >= {"execute": 2, "seed": 7, "tokenizer": "t5"}.items()
     with pytest.raises(LaunchFileError, match="mode"):
         cell("policy_openvla", mode="faster")
+
+
+@pytest.mark.parametrize("file", ["robot_franka", "usb_insertion"])
+def test_the_rig_names_what_is_missing_where_franka_ros2_is(file: str) -> None:
+    arguments = {"robot": "franka"} if file != "robot_franka" else {}
+    with pytest.raises(
+        LaunchFileError, match=r"robot_franka.launch.xml:\d+: <include> package 'franka_bringup' is not"
+    ):
+        cell(file, **arguments)
+
+
+def test_the_rig_names_what_is_missing_where_ros2_launch_is(tmp_path: Path) -> None:
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "franka.launch.py").write_text("def generate_launch_description(): ...")
+    with pytest.raises(
+        LaunchFileError, match=r"franka\.launch\.py is a Python launch file, which only ros2 launch can run"
+    ):
+        resolve(LAUNCH / NEEDS_ROS, {}, {}, lambda package: WORKSPACE if package == "rldg_bringup" else tmp_path)
+
+
+def test_the_rig_starts_the_bridge_and_its_controller_inactive(tmp_path: Path) -> None:
+    stand_in = tmp_path / "robot_franka.launch.xml"
+    text = (LAUNCH / NEEDS_ROS).read_text()
+    before, _, rest = text.partition("  <group>")
+    stand_in.write_text(before + rest.partition("</group>")[2])  # all but what only ros2 launch can run
+    nodes = {process.name: process for process in resolve(stand_in, {"task": "xlr"}, {}, find_share)}
+    assert set(nodes) == {"spawn_cartesian_impedance_controller", "franka_bridge"}
+    assert parameters(nodes["franka_bridge"])["task"] == "xlr"
+    assert "--inactive" in nodes["spawn_cartesian_impedance_controller"].arguments
+
+
+def test_a_rig_has_no_lockstep() -> None:
+    with pytest.raises(LaunchFileError, match="lockstep:=true is not allowed"):
+        cell("robot_franka", lockstep="true")

@@ -20,7 +20,14 @@ WORKSPACE = Path(__file__).resolve().parents[3]
 FILES = sorted((WORKSPACE / "launch").glob("*.launch.xml"))
 EXECUTABLES = {
     "rldg_sim": ("sim_node", "operator_node"),
-    "rldg_control": ("observer_node", "arbiter_node", "episode_manager_node", "spacemouse_node", "gamepad_node"),
+    "rldg_control": (
+        "observer_node",
+        "arbiter_node",
+        "episode_manager_node",
+        "spacemouse_node",
+        "gamepad_node",
+        "franka_bridge_node",
+    ),
     "rldg_recorder": ("recorder_node",),
     "rldg_policies": ("policy_node",),
     "rldg_rl": ("actor_node", "learner_node", "person_node"),

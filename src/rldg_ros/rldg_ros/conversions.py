@@ -9,6 +9,7 @@ one line that names the field. Images are never walked element by element: writt
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -52,6 +53,24 @@ class Stamped(NamedTuple, Generic[_T]):
     stamp_ns: int
     frame_id: str
     value: _T
+
+
+class Joints(NamedTuple):
+    """Joints by name: positions (rad) and velocities (rad/s)."""
+
+    names: Sequence[str]
+    position: Array
+    velocity: Array
+
+    def in_order(self, names: Sequence[str]) -> Joints:
+        """The joints called ``names``, in that order. Raises ValueError where one is missing."""
+        if list(names) == list(self.names):
+            return self
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            raise ValueError(f"joints: {', '.join(missing)} missing; there are {', '.join(self.names) or 'none'}")
+        places = [self.names.index(name) for name in names]
+        return Joints(names, self.position[places], self.velocity[places])
 
 
 _NS = 1_000_000_000
@@ -141,6 +160,15 @@ def _pose_values(pose: Pose) -> Values:
 # streams
 
 
+def _joints(values: Values) -> Joints:
+    names, position, velocity = values
+    if not len(names) == len(position) == len(velocity):
+        raise ValueError(
+            f"joints: {len(names)} names, {len(position)} positions, {len(velocity)} velocities: not alike"
+        )
+    return Joints(names, position, velocity)
+
+
 def _stamped_six(values: Values) -> Stamped[Array]:
     sec, nanosec, frame_id, *rest = values
     return Stamped(sec * _NS + nanosec, frame_id, _six(tuple(rest), "value"))
@@ -162,6 +190,11 @@ GRIPPER = Codec(
     JointStateMsg,
     lambda name, width_m, stamp_ns, frame_id: (*divmod(stamp_ns, _NS), frame_id, [name], [width_m], (), ()),
     lambda values: Stamped(values[0] * _NS + values[1], values[2], values[4].tolist()),
+)
+JOINTS = Codec(
+    JointStateMsg,
+    lambda joints, effort_nm, stamp_ns, frame_id: (*divmod(stamp_ns, _NS), frame_id, *joints, effort_nm),
+    lambda values: Stamped(values[0] * _NS + values[1], values[2], _joints(values[3:6])),
 )
 IMAGE = Codec(
     ImageMsg,

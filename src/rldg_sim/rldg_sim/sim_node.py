@@ -21,16 +21,16 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float64, UInt8
 
 from rldg_core.frames import Pose
+from rldg_core.target_gate import TargetGate
 from rldg_core.task import Gains
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
-from rldg_ros.conversions import Stamped
+from rldg_ros.conversions import Joints, Stamped
 from rldg_ros.main import run
 
 STATE_PERIOD_S = 0.01  # 100 Hz
 MAX_LAG_S = 0.1  # further behind the wall clock than this, the simulation lets the time go
-TARGET_TIMEOUT_S = 0.3
 REPEAT_S = 0.5  # in lockstep, wall time after which the state is said again: whoever came late or lost it answers then
 FIRST_STAMP_NS = 1_000_000_000  # simulated time must not start at zero: that means "no clock yet"
 MODE_MOVE = 2  # libfranka's number
@@ -54,8 +54,8 @@ GAIN_LIMITS = {"k_pos_n_m": 6000.0, "k_rot_nm_rad": 300.0, "d_pos_ns_m": 400.0, 
 class SimNode(BaseNode):
     """Arm, gripper, cameras and scene of one task."""
 
-    def __init__(self) -> None:
-        super().__init__("cartesian_impedance_controller")
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__("cartesian_impedance_controller", **kwargs)
         self._gains_callback = False
         self.declare("scene", "", "Scene of the task to start with; empty for its first.")
         self.declare("seed", 0, "Seed of the start state.", low=0, high=2**31 - 1)
@@ -81,10 +81,9 @@ class SimNode(BaseNode):
         self._target: Stamped[Pose] | None = None
         self._step: tuple[int, bool] | None = None  # stamp (ns), executed gripper state
         self._gripper_closed: bool | None = None
-        self._target_heard = time.monotonic()
+        self._gate = TargetGate(self.robot.base_frame)
+        self._gate.open(time.monotonic())
         self._ignore_until_ns = 0
-        self._silent = False
-        self._rivals = False
         self._stepped = 0.0
 
         self._pose_out = self.create_publisher(PoseStamped, "current_pose", qos.reliable(10))
@@ -146,11 +145,9 @@ class SimNode(BaseNode):
     # --- what comes in ---------------------------------------------------------------------------------------------
 
     def _on_target(self, target: Stamped[Pose]) -> None:
-        if target.frame_id != self.robot.base_frame:
-            raise ValueError(f"frame {target.frame_id!r}, must be {self.robot.base_frame!r}")
-        if self._rivals:
+        age_s = 0.0 if self.lockstep else (self.now_ns() - target.stamp_ns) * 1e-9
+        if not self._gate.admit(target.frame_id, time.monotonic(), age_s):
             return
-        self._target_heard = time.monotonic()
         if self.lockstep:
             self._target = target
             self._advance_if_told()
@@ -237,10 +234,8 @@ class SimNode(BaseNode):
             self.report("pace", WARN, f"simulation fell {behind_s:.2f} s behind the wall clock; time was let go")
             self._started_s += behind_s - STATE_PERIOD_S
             behind_s = STATE_PERIOD_S
-        silent = time.monotonic() - self._target_heard > TARGET_TIMEOUT_S
-        if silent and not self._silent:
+        if self._gate.watch(time.monotonic()):
             self._cell.hold()
-        self._silent = silent
         periods = int(behind_s / STATE_PERIOD_S + 0.5)
         for _ in range(periods):
             self._cell.advance(STATE_PERIOD_S)
@@ -284,20 +279,14 @@ class SimNode(BaseNode):
         self._stepped = time.monotonic()
 
     def on_pulse(self) -> None:
-        rivals = self.count_publishers("target_pose") > 1
-        if rivals and not self._rivals:
+        if self._gate.count(self.count_publishers("target_pose")):
             self._cell.hold()
-        self._rivals = rivals
         if self.lockstep and time.monotonic() - self._stepped > REPEAT_S:
             self._publish_everything()
 
     def on_diagnose(self) -> None:
-        if self._rivals:
-            self.report("target_pose", ERROR, "more than one publisher on target_pose: all are ignored, holding")
-        elif self._silent:
-            self.report("target_pose", WARN, f"silent for more than {TARGET_TIMEOUT_S} s: holding the measured pose")
-        else:
-            self.report("target_pose", OK)
+        level = ERROR if self._gate.rivals else WARN if self._gate.trouble else OK
+        self.report("target_pose", level, self._gate.trouble)
 
     # --- what goes out ---------------------------------------------------------------------------------------------
 
@@ -310,12 +299,11 @@ class SimNode(BaseNode):
         self._fingers_out.publish(convert.GRIPPER.pack("fr3_gripper_width", state.gripper_width_m, stamp_ns, tcp))
         if self._joints_out.get_subscription_count() > 0:
             self._joints_out.publish(
-                JointState(
-                    header=convert.header(stamp_ns, base),
-                    name=list(self.robot.joint_names),
-                    position=state.joint_position_rad.tolist(),
-                    velocity=state.joint_velocity_rad_s.tolist(),
-                    effort=state.joint_effort_nm.tolist(),
+                convert.JOINTS.pack(
+                    Joints(self.robot.joint_names, state.joint_position_rad, state.joint_velocity_rad_s),
+                    state.joint_effort_nm,
+                    stamp_ns,
+                    base,
                 )
             )
 

@@ -108,7 +108,7 @@ def _collect_arguments(
                     path = Path(substitution.evaluate(substitution.parse(child.attributes["file"]), scope))
                 except SubstitutionError:
                     continue
-                if not path.is_file():  # told when, and if, it is included
+                if not path.is_file() or path.suffix == ".py":  # told when, and if, it is included
                     continue
                 names = frozenset(arg.attributes.get("name", "") for arg in child.children)
                 _collect_arguments(path, environment, find_share, given | names, found, (*including, file))
@@ -250,6 +250,10 @@ class _File:
             raise element.error(f"{path.name} includes itself")
         if not path.is_file():
             raise element.error(f"there is no file {path}")
+        if path.suffix == ".py":
+            raise element.error(
+                f"{path.name} is a Python launch file, which only ros2 launch can run; install it (apt: ros2launch)"
+            )
         known = [a.name for a in declared_arguments(path, self._context.environment, self._find_share)]
         for arg in element.children:
             arg.check("", required="name value")
