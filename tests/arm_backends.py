@@ -6,6 +6,9 @@ the probe knows it by topics and services alone.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -20,15 +23,17 @@ from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64, UInt8
+from std_msgs.msg import Float64, String, UInt8
 from std_srvs.srv import Trigger
 
+from rldg_bringup.packages import find_executable
 from rldg_core.frames import Pose
 from rldg_core.task import load_robot, load_task
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.conversions import Stamped
-from rldg_ros.testing import Bench, overrides
+from rldg_ros.testing import Bench
+from tests.rig_messages import ROOT, provide_rig_messages
 
 TASK, ROBOT = load_task("pick_and_place"), load_robot("fr3")  # it has a gripper, and a table to touch
 CONTROLLER = "cartesian_impedance_controller"
@@ -54,6 +59,25 @@ class Backend(Protocol):
         """Press or release the robot's stop."""
 
 
+class Processes:
+    """Starts processes on a bench's domain and ends them."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._environment = {**os.environ, "ROS_DOMAIN_ID": str(bench.context.get_domain_id())}
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *command: str, **parameters: object) -> None:
+        words = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
+        run = [*command, "--ros-args", *words]
+        self._processes.append(subprocess.Popen(run, env=self._environment, cwd=ROOT))
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.wait(20.0)
+
+
 class Simulation:
     """The simulation node in real time."""
 
@@ -61,12 +85,12 @@ class Simulation:
     cannot = dict.fromkeys(("reflex", "user stop"), "the simulated arm has no faults: it always says mode 2")
 
     def start(self, bench: Bench) -> None:
-        from rldg_sim.sim_node import SimNode
+        self._processes = Processes(bench)
+        cameras = {"camera_rate_hz": 1.0, "scene_camera_rate_hz": 0.0, "image_size_px": 32}
+        self._processes.start(*find_executable("rldg_sim", "sim_node"), task=TASK.name, **cameras)
 
-        values = overrides(task=TASK.name, camera_rate_hz=1.0, scene_camera_rate_hz=0.0, image_size_px=32)
-        bench.add(SimNode(context=bench.context, parameter_overrides=values), activate=False)
-
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        self._processes.stop()
 
     def reflex(self) -> None:
         raise NotImplementedError
@@ -82,26 +106,26 @@ class Ros2Control:
     cannot: Mapping[str, str] = {}
 
     def start(self, bench: Bench) -> None:
-        from tests.rig_messages import provide_rig_messages
-
         provide_rig_messages()
-        from rldg_control.franka_bridge_node import FrankaBridgeNode
-        from tests.fake_franka_rig import FakeFrankaRig
-
-        self.rig = FakeFrankaRig(TASK, ROBOT, context=bench.context)
-        self.bridge = FrankaBridgeNode(context=bench.context, parameter_overrides=overrides(task=TASK.name))
-        bench.add(self.rig)
-        bench.add(self.rig.controller)
-        bench.add(self.bridge, activate=False)
+        self._processes, self._bench = Processes(bench), bench
+        self._processes.start(sys.executable, "-m", "tests.fake_franka_rig", TASK.name)
+        self._processes.start(*find_executable("rldg_control", "franka_bridge_node"), task=TASK.name)
+        self._node = Node("faults", context=bench.context)
+        self._faults = self._node.create_publisher(String, "fake_franka_rig/fault", qos.reliable(10))
+        bench.add(self._node)
 
     def stop(self) -> None:
-        assert not self.rig.controller.poisoned
+        self._processes.stop()
 
     def reflex(self) -> None:
-        self.rig.reflex()
+        self._tell("reflex")
 
     def press_user_stop(self, pressed: bool) -> None:
-        self.rig.press_user_stop(pressed)
+        self._tell("press" if pressed else "release")
+
+    def _tell(self, fault: str) -> None:
+        assert self._bench.spin(lambda: self._faults.get_subscription_count() == 1)
+        self._faults.publish(String(data=fault))
 
 
 BACKENDS: tuple[type[Backend], ...] = (Simulation, Ros2Control)

@@ -8,10 +8,12 @@ where two speak; hardware is activated only after the error was cleared. The arm
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
 import msgspec
+import rclpy
 from controller_manager_msgs.msg import HardwareComponentState
 from controller_manager_msgs.srv import (
     ConfigureController,
@@ -33,14 +35,16 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from rldg_control.impedance_parameters import impedance_parameters
 from rldg_core.frames import Pose
-from rldg_core.task import Gains, Robot, Task
+from rldg_core.task import Gains, Robot, Task, load_robot, load_task
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.conversions import Joints
+from rldg_ros.main import make_executor
 from rldg_sim.cell import Cell
 from rldg_sim.sim_node import GAIN_PARAMETERS
 
@@ -138,7 +142,10 @@ class FakeFrankaRig(Node):
                 (Grasp, "franka_gripper/grasp", self._on_grasp),
             )
         ]
-        self._due = dict.fromkeys(("state", "hand"), 0.0)
+        faults = {"reflex": self.reflex, "press": lambda: self.press_user_stop(True)}
+        faults["release"] = lambda: self.press_user_stop(False)
+        self.create_subscription(String, "fake_franka_rig/fault", lambda m: faults[m.data](), qos.reliable(10))
+        self._due = {"hand": 0.0, "fingers": 0.0}
         self._simulated_s, self._started_s = 0.0, time.monotonic()
         self.create_timer(LOOKS, self._keep_pace)
 
@@ -338,3 +345,19 @@ class FakeFrankaRig(Node):
         self.finger_goals -= 1
         (goal.succeed if result.success else goal.abort)()
         return result
+
+
+def main() -> None:
+    """A process of its own, for the task that is the first argument, until SIGTERM."""
+    rclpy.init()
+    rig = FakeFrankaRig(load_task(sys.argv[1]), load_robot("fr3"))
+    executor = make_executor()
+    for node in (rig, rig.controller):
+        executor.add_node(node)
+    while rclpy.ok() and not rig.controller.poisoned:
+        executor.spin_until_future_complete(Future(executor=executor), 0.1)
+    assert not rig.controller.poisoned, rig.controller.poisoned
+
+
+if __name__ == "__main__":
+    main()

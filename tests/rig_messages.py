@@ -6,6 +6,7 @@ bridge reads and writes; they are built once for each checkout, into ``build/rig
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import importlib
@@ -39,7 +40,8 @@ def provide_rig_messages() -> None:
     install = folder / "install"
     (packages,) = install.glob("lib/python3*/site-packages")
     sys.path.insert(0, str(packages))
-    # the libraries of a message are looked for when it is first used
+    for library in sorted((install / "lib").glob("*.so")):
+        ctypes.CDLL(str(library))  # found by name from now on; LD_LIBRARY_PATH was read when this process started
     for name, path in (("LD_LIBRARY_PATH", install / "lib"), ("PYTHONPATH", packages), ("AMENT_PREFIX_PATH", install)):
         os.environ[name] = f"{path}{os.pathsep}{os.environ.get(name, '')}".rstrip(os.pathsep)
     importlib.invalidate_caches()
@@ -56,7 +58,7 @@ def _build(folder: Path) -> None:
     command = ["colcon", "--log-base", str(folder / "log"), "build", "--base-paths", str(SOURCES), "--merge-install"]
     command += ["--build-base", str(folder / "build"), "--install-base", str(folder / "install")]
     command += ["--cmake-args", f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF"]
-    command += [f"-DCMAKE_INSTALL_RPATH={folder / 'install' / 'lib'}"]  # LD_LIBRARY_PATH is read when a process starts
+    command += [f"-DCMAKE_INSTALL_RPATH={folder / 'install' / 'lib'}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the messages of tests/rig_msgs cannot be built: {done.stderr[-2000:]}")

@@ -200,7 +200,7 @@ class FrankaBridgeNode(BaseNode):
 
     def _on_state(self, raw: bytes) -> None:
         now_s = time.monotonic()
-        if not self.active or now_s - self._looked_s < _LOOK_S:
+        if now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
         state = deserialize_message(raw, self._state_kind)
@@ -304,43 +304,43 @@ class FrankaBridgeNode(BaseNode):
     # --- sequences -------------------------------------------------------------------------------------------------
 
     async def _on_recover(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.message = await self._alone("recover", self._recover)
-        response.success = not response.message
-        return response
+        return await self._answer(response, "recover", self._recover)
 
     async def _on_set_active(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        response.message = await self._alone(
-            "set_impedance_active", self._activate_healthy if request.data else self._deactivate
-        )
-        response.success = not response.message
-        return response
+        steps = self._activate_healthy if request.data else self._deactivate
+        return await self._answer(response, "set_impedance_active", steps)
 
     async def _on_reset_joints(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.message = await self._alone("reset_joints", self._reset_joints)
+        return await self._answer(response, "reset_joints", self._reset_joints)
+
+    async def _answer(self, response: Any, what: str, steps: Callable[[], Awaitable[None]]) -> Any:
+        response.message = await self._alone(what, steps)
         response.success = not response.message
+        if response.success:
+            self.get_logger().info(f"{what}: done")
+        else:
+            self.get_logger().error(f"{what}: {response.message}")
         return response
 
     async def _alone(self, what: str, steps: Callable[[], Awaitable[None]]) -> str:
         """Carry out a sequence unless one is under way; returns why it failed, "" if it did not."""
         if not self._running:
-            return f"{what}: the bridge is not active"
+            return "the bridge is not active"
         if self._busy:
-            return f"{what}: {self._busy} is under way"
+            return f"{self._busy} is under way"
         self._busy = what
         try:
             await steps()
         except _RigError as error:
-            self.get_logger().error(f"{what}: {error}")
             return str(error)
         finally:
             self._busy = ""
-        self.get_logger().info(f"{what}: done")
         return ""
 
     async def _bring_up(self) -> None:
         """Start the controller once everything is there; a robot with a fault waits for ``recover``."""
         while self._running and not self._health.commanding and not self._health.fault:
-            trouble = "waiting for another sequence" if self._busy else await self._alone("start", self._start)
+            trouble = await self._alone("start", self._start)
             self.report("start", WARN if trouble else OK, trouble)
             if trouble:
                 await self._sleep(_AGAIN_S)
@@ -350,7 +350,7 @@ class FrankaBridgeNode(BaseNode):
             raise _RigError(f"waiting for {_STATE}/robot_state")
         await self._deactivate()  # it may run since before a restart of this node; thresholds are set while it does not
         torques, forces = self._torque_nm, [self._force_n] * 6
-        thresholds = {}
+        thresholds: dict[str, Any] = {}
         for kind, values in (("torque", torques), ("force", forces)):
             for bound in ("lower", "upper"):
                 for phase in ("acceleration", "nominal"):
