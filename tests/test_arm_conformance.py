@@ -99,12 +99,12 @@ def test_a_step_of_a_centimetre_is_followed_as_the_law_says(arm: Arm) -> None:
 
 
 def test_without_targets_it_holds_where_it_is(arm: Arm) -> None:
-    arm.target = arm.away(x=-0.12)
-    arm.wait(0.25)
+    arm.target = arm.away(y=0.3)  # more than a second away
+    arm.wait(0.2)
     arm.target = None
     arm.wait(1.5)
     assert arm.stays(0.3)
-    assert np.linalg.norm(arm.position - arm.away(x=-0.12).position) > 0.03
+    assert np.linalg.norm(arm.position - arm.away(y=0.3).position) > 0.05
 
 
 def test_with_two_publishers_it_obeys_neither(arm: Arm) -> None:
@@ -207,7 +207,7 @@ def test_touching_the_table_is_felt_as_a_force_on_the_tool_out_of_the_table(arm:
     assert arm.bench.spin(lambda: arm.position[2] < 0.03 and arm.stays(0.3))
     felt = np.mean([wrench.value for wrench in arm.wrenches[-20:]], axis=0) - free
     up = rotate(arm.poses[-1].value.quaternion, felt[:3])  # base axes
-    assert 10.0 < up[2] < 45.0  # stiffness times clip is 40 N
+    assert 10.0 < up[2] < 55.0  # stiffness times clip is 40 N
     assert np.abs(up[:2]).max() < 8.0
 
 

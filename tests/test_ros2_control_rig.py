@@ -101,6 +101,7 @@ def test_a_recovery_that_failed_half_way_can_be_asked_for_again(arm: Arm, backen
     assert arm.modes[-1] == 4
     backend.rig.refuse = set()
     assert arm.recover().success
+    assert held(backend) == GAINS  # and not what it has when it is loaded
     assert arm.bench.spin(lambda: arm.modes[-1] in (1, 2))
 
 
