@@ -213,7 +213,7 @@ def test_touching_the_table_is_felt_as_a_force_on_the_tool_out_of_the_table(arm:
 
 def test_the_backends_answer_a_step_alike() -> None:
     if len(responses) < 2:
-        pytest.skip("fewer than two backends were run")
+        pytest.skip("fewer than two backends were measured")
     for time_s in STEP:
         shares = {name: share(time_s) for name, share in responses.items()}
         assert max(shares.values()) - min(shares.values()) < AGREEMENT, (time_s, shares)
