@@ -34,12 +34,13 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
+from rldg_control.impedance_parameters import impedance_parameters
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from rldg_core.frames import Pose
-from rldg_core.impedance_parameters import GAIN_PARAMETERS, impedance_parameters
+from rldg_core.impedance_parameters import GAIN_PARAMETERS
 from rldg_core.task import Gains, Robot, Task, load_robot, load_task
 from rldg_ros import conversions as convert
 from rldg_ros import qos
@@ -110,7 +111,7 @@ class FakeFrankaRig(Node):
         self.calls: list[str] = []
         self.thresholds: SetFullCollisionBehavior.Request | None = None
         self.finger_goals = self.most_finger_goals = 0
-        self.refuse: set[str] = set()  # services and actions that fail
+        self.refuse: set[str] = set()  # actions and controllers that fail
         self._fingers: Future | None = None
         self._width_m = 0.0
         self.controller = FakeController(self, **kwargs)
@@ -238,13 +239,17 @@ class FakeFrankaRig(Node):
                 self.controller.state = "inactive"
                 self.cell.hold()
                 self.mode = 1 if self.mode == 2 else self.mode
-        response.ok = "switch_controller" not in self.refuse
-        for name in request.activate_controllers if response.ok else []:
+        response.ok = True
+        for name in request.activate_controllers:
             self.calls.append(f"activate {name}")
             if name in BROADCASTERS:
                 if self.hardware == "active":
                     self.active.add(name)
-            elif self.controller.state == "inactive" and self.hardware == "active" and self.mode in (1, 2):
+            elif (self.controller.state, self.hardware, self.mode) == (
+                "inactive",
+                "active",
+                1,
+            ) and name not in self.refuse:
                 self.controller.state, self.mode = "active", 2
                 self.cell.hold()
             else:
