@@ -34,13 +34,12 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
-from rldg_control.impedance_parameters import impedance_parameters
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from rldg_core.frames import Pose
-from rldg_core.impedance_parameters import GAIN_PARAMETERS
+from rldg_core.impedance_parameters import GAIN_PARAMETERS, impedance_parameters
 from rldg_core.task import Gains, Robot, Task, load_robot, load_task
 from rldg_ros import conversions as convert
 from rldg_ros import qos

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
-from rldg_control.impedance_parameters import impedance_parameters
 from std_srvs.srv import SetBool, Trigger
 
+from rldg_core.impedance_parameters import impedance_parameters
 from rldg_ros import qos
 from rldg_ros.main import make_executor
 from rldg_ros.testing import Bench, overrides
