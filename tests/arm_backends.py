@@ -139,7 +139,7 @@ class Direct:
     """
 
     name, node = "fr3_direct", CONTROLLER
-    cannot: Mapping[str, str] = {"user stop": "the protocol server has none"}  # noqa: RUF012
+    cannot: Mapping[str, str] = {"user stop": "the protocol server has none"}
 
     def start(self, bench: Bench) -> None:
         for package in ("franky", "franka_sim"):
@@ -303,16 +303,19 @@ class Arm:
     def step_response(self, duration_s: float = 0.8) -> Callable[[float], float]:
         """Go home, then a centimetre up; the share of that after a time, s, by the arm's stamps.
 
-        A machine that could not keep pace has measured itself: then again.
+        A machine that could not keep pace has measured itself: then again. One that never can skips the test; streams
+        that are always late fail others.
         """
-        for _ in range(3):
+        for _ in range(6):
             self.go(self.home)
-            start_ns = self.now_ns()
+            start_ns, first = self.now_ns(), len(self.ages_s)
             self.target = self.away(z=0.01)
             self._say()
             self.wait(duration_s)
             times_s, positions = self.positions(start_ns)
-            if np.diff(times_s).max() < 0.04:
+            if np.diff(times_s).max() < 0.04 and max(self.ages_s[first:]) < 0.06:
                 break
+        else:
+            pytest.skip(f"{self.backend.name}: this machine is too busy: it never kept pace for {duration_s} s")
         share = (positions[:, 2] - self.home.position[2]) / 0.01
         return lambda time_s: float(np.interp(time_s, times_s, share))

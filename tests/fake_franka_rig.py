@@ -110,7 +110,7 @@ class FakeFrankaRig(Node):
         self.calls: list[str] = []
         self.thresholds: SetFullCollisionBehavior.Request | None = None
         self.finger_goals = self.most_finger_goals = 0
-        self.refuse: set[str] = set()  # services and actions that fail
+        self.refuse: set[str] = set()  # actions and controllers that fail
         self._fingers: Future | None = None
         self._width_m = 0.0
         self.controller = FakeController(self, **kwargs)
@@ -238,13 +238,17 @@ class FakeFrankaRig(Node):
                 self.controller.state = "inactive"
                 self.cell.hold()
                 self.mode = 1 if self.mode == 2 else self.mode
-        response.ok = "switch_controller" not in self.refuse
-        for name in request.activate_controllers if response.ok else []:
+        response.ok = True
+        for name in request.activate_controllers:
             self.calls.append(f"activate {name}")
             if name in BROADCASTERS:
                 if self.hardware == "active":
                     self.active.add(name)
-            elif self.controller.state == "inactive" and self.hardware == "active" and self.mode in (1, 2):
+            elif (self.controller.state, self.hardware, self.mode) == (
+                "inactive",
+                "active",
+                1,
+            ) and name not in self.refuse:
                 self.controller.state, self.mode = "active", 2
                 self.cell.hold()
             else:

@@ -1,6 +1,6 @@
 """A robot for tests, as a process: the protocol server with a task's cell behind it, and its clock as ``/clock``.
 
-SIGUSR1 makes it stop as after a collision.
+It forgives commands that come late, since a machine that tests is no rig. SIGUSR1 makes it stop as after a collision.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Robot(ProtocolServer):
 def main(task: str, address: str) -> None:
     cell = Cell(load_task(task))
     robot = Robot(cell, address)
+    robot.enforce_comm_constraints = robot.comm.enforce = False
     ended = []
     signal.signal(signal.SIGUSR1, lambda *_: setattr(robot, "hit", True))
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))

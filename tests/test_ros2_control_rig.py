@@ -96,11 +96,12 @@ def test_a_recovery_that_failed_half_way_can_be_asked_for_again(arm: Arm, backen
     answer = arm.recover()
     assert not answer.success
     assert "error_recovery failed" in answer.message
-    backend.rig.refuse = {"switch_controller"}
+    backend.rig.refuse = {CONTROLLER}
     assert "switch_controller was refused" in arm.recover().message
     assert arm.modes[-1] == 4
     backend.rig.refuse = set()
     assert arm.recover().success
+    assert held(backend) == GAINS  # and not what it has when it is loaded
     assert arm.bench.spin(lambda: arm.modes[-1] in (1, 2))
 
 
@@ -163,6 +164,7 @@ def test_the_joints_are_reset_without_the_controller(arm: Arm, backend: InOnePro
 def test_a_hand_that_is_told_otherwise_half_way_is_stopped_first(arm: Arm, backend: InOneProcess) -> None:
     arm.grip(1.0)
     assert arm.bench.spin(lambda: "move" in backend.rig.calls and backend.rig.finger_goals == 0)
+    arm.bench.spin_for(0.5)  # the result is on its way
     arm.grip(0.0)
     assert arm.bench.spin(lambda: backend.rig.finger_goals == 1)
     arm.grip(1.0)

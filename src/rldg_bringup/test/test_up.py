@@ -68,6 +68,7 @@ def test_arguments_are_shown(prefix: Path, capsys: pytest.CaptureFixture[str]) -
         (["moon"], "there is no task 'moon'; tasks: peg, plug"),
         (["peg", "plug"], "'plug' is not of the form argument:=value"),
         (["peg", "--fast"], "there is no option --fast; options: --show-args, --share-domain, --with-cell, --runner"),
+        (["peg", "robot:=fr3_direct"], "robot_ip: is not given, but robot:=fr3_direct needs the address of the robot"),
         (["peg", "--runner", "sed:=1"], "peg.launch.xml: there is no argument 'sed'; did you mean 'seed'?"),
     ],
 )

@@ -35,6 +35,7 @@ PERIOD_S = 0.005  # at which the set-point filter runs here, and the law's far b
 FAR_M, FAR_RAD = 0.3, 0.8  # a target further from the measured pose is nobody's intention
 _CONNECT_AGAIN_S = 1.0
 _HOMING_TIMEOUT_S = 60.0
+_HANG_S = 10.0
 _BEGIN_S = 1.0  # in which a motion must have begun
 _RECOVERIES, _RECOVERY_SPAN_S = 5, 60.0  # whoever needs more has not cleared the cause
 
@@ -156,6 +157,7 @@ class ArmDriver:
         self.stage = Stage.CONNECTING
         self.trouble = "connecting"  # "" while tracking
         self.reading: Reading | None = None
+        self._stepped_s = math.inf
 
     @property
     def mode(self) -> int:
@@ -170,6 +172,11 @@ class ArmDriver:
                 return MOVE
 
     # from any thread
+
+    @property
+    def hangs(self) -> bool:
+        """The client library has not come back for long: it may wait for a dead robot for ever."""
+        return self._arm is not None and self._clock() - self._stepped_s > _HANG_S
 
     def refuse_far(self, target: Pose) -> None:
         """Raises:
@@ -239,7 +246,7 @@ class ArmDriver:
 
     def step(self) -> None:
         """Read the arm, notice faults, command what is due."""
-        now_s = self._clock()
+        now_s = self._stepped_s = self._clock()
         if self._arm is None and now_s >= self._next_connect_s:
             self._open(now_s)
         try:

@@ -60,6 +60,10 @@ def _calling(address: str) -> Iterator[None]:
         franky.RealtimeException,
     ) as error:
         raise ArmFault(_line(error)) from None
+    except (LinkLost, ArmFault):
+        raise
+    except RuntimeError as error:  # of the network library below libfranka, where the other end vanishes
+        raise LinkLost(f"{address}: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:

@@ -114,6 +114,7 @@ class FrankaBridgeNode(BaseNode):
         self._not_before_ns = 0
         self._busy = ""  # the sequence that is under way
         self._running = False
+        self._saved: list[Parameter] | None = None  # gains to go on with after a recovery
 
         self._pose_out = self.create_publisher(PoseStamped, "current_pose", qos.reliable(10))
         self._twist_out = self.create_publisher(TwistStamped, "current_twist", qos.reliable(10))
@@ -208,7 +209,10 @@ class FrankaBridgeNode(BaseNode):
         names = [name for name in errors.get_fields_and_field_types() if getattr(errors, name)]
         self._health.on_state(state.robot_mode, names, now_s)
         self._tell_mode()
-        self._compare_tool(state.o_t_ee)
+        try:
+            self._compare_tool(state.o_t_ee)
+        except ValueError as error:
+            self.report("tool", ERROR, str(error))
 
     def _tell_mode(self) -> None:
         mode, fault = self._health.mode, self._health.fault
@@ -356,17 +360,26 @@ class FrankaBridgeNode(BaseNode):
                 for phase in ("acceleration", "nominal"):
                     thresholds[f"{bound}_{kind}_thresholds_{phase}"] = values
         await self._call(self._collision, **thresholds)
+        await self._set_gains(self._gains_of_task())
+        await self._activate_healthy()
+
+    def _gains_of_task(self) -> list[Parameter]:
         impedance = self.task.impedance
         gains = impedance_parameters(impedance.compliance, impedance)
         # said here because the controller's own default is a damping of -1 (crisp_controllers 8093548)
         gains["nullspace.damping"] = 2.0 * impedance.nullspace_stiffness_nm_rad**0.5
-        await self._set_gains(
-            [
-                Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value))
-                for name, value in gains.items()
-            ]
-        )
-        await self._activate_healthy()
+        return [
+            Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value))
+            for name, value in gains.items()
+        ]
+
+    async def _gains_in_force(self) -> list[Parameter]:
+        """Those of the controller; of the task, where it is not loaded."""
+        if not self._get_parameters.service_is_ready():
+            return self._gains_of_task()
+        names = [parameter.name for parameter in self._gains_of_task()]
+        values = (await self._call(self._get_parameters, names=names)).values
+        return [Parameter(name=name, value=value) for name, value in zip(names, values, strict=True)]
 
     async def _activate_healthy(self) -> None:
         if self._health.fault:
@@ -396,9 +409,8 @@ class FrankaBridgeNode(BaseNode):
         if self._health.live == USER_STOP:
             raise _RigError("the user stop is pressed: release it at the robot first")
         await self._deactivate()
-        impedance = self.task.impedance
-        names = [*impedance_parameters(impedance.compliance, impedance), "nullspace.damping"]
-        values = (await self._call(self._get_parameters, names=names)).values
+        if self._saved is None:  # else a recovery failed half-way, and what the controller has now is nobody's choice
+            self._saved = await self._gains_in_force()
         await self._call(self._unload, tolerant=True, name=_CONTROLLER)  # a recovery that failed may have left it so
         await self._call(self._load, name=_CONTROLLER)
         await self._call(self._configure, name=_CONTROLLER)
@@ -409,8 +421,9 @@ class FrankaBridgeNode(BaseNode):
                 await self._call(self._set_component, name=component.name, target_state=active)
         await self._switch_controllers(_BROADCASTERS, [], _BEST_EFFORT)
         await self._until(lambda: self._health.live in (IDLE, MOVE), _ANSWER_S, "the robot says that it is well")
-        await self._set_gains([Parameter(name=name, value=value) for name, value in zip(names, values, strict=True)])
+        await self._set_gains(self._saved)
         await self._activate()
+        self._saved = None
         self._health.recovered()
 
     async def _reset_joints(self) -> None:

@@ -118,6 +118,8 @@ class FrankaNode(ArmNode):
     def _publish(self) -> None:
         driver, reading = self._driver, self._driver.reading
         self.publish_mode(driver.mode)
+        if driver.hangs:  # nothing but a new process helps
+            raise RuntimeError(f"the client library waits for {self._address} without end")
         faulty = driver.stage in (Stage.FAULT, Stage.CONNECTING)
         self.report("arm", ERROR if faulty else OK, driver.trouble or str(driver.stage))
         if reading is not None and _due(self._published, reading):

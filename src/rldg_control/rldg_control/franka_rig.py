@@ -6,6 +6,7 @@ import enum
 
 IDLE, MOVE, REFLEX, USER_STOP = 1, 2, 4, 5  # robot_mode, as libfranka numbers them
 SILENCE_S = 0.3  # of the robot's state, after which it has stopped: franka_ros2 falls silent with a fault
+PAUSE_S = 0.25  # longer than this between two ticks, and this process stood still itself
 STARTED_S = 0.5  # the time that the robot may take to say that it moves, once the controller was started
 
 
@@ -13,23 +14,21 @@ class RigHealth:
     """The robot's mode as the graph is told it.
 
     franka_ros2 (3.3 and later) answers a fault by deactivating the hardware and every controller, that of the state
-    included: the mode that caused it is never published. So silence is a fault as well, and so is a robot that says it
-    is idle although the impedance controller was started. A fault stays until :meth:`recovered`, whatever the robot
-    says meanwhile: a user stop that was released does not let the arm move again.
+    included: the mode that caused it is never published. So silence while the controller runs is a fault as well, and
+    so is a robot that says it is idle although the controller was started. A fault stays until :meth:`recovered`,
+    whatever the robot says meanwhile: a user stop that was released does not let the arm move again.
     """
 
     def __init__(self) -> None:
         self.commanding = False  # the impedance controller was started and should be running
         self.fault = ""  # "" for none
         self.live: int | None = None  # what the robot says; None while it says nothing
-        self._heard = False
         self._heard_s = self._idle_s = 0.0
+        self._ticked_s = float("inf")
 
     @property
     def mode(self) -> int | None:
-        """What to tell the graph; None before the robot ever spoke."""
-        if not self._heard:
-            return None
+        """What to tell the graph; None while the robot says nothing and was not told to do anything."""
         if self.fault:
             return USER_STOP if self.live == USER_STOP else REFLEX
         return self.live
@@ -38,7 +37,7 @@ class RigHealth:
         """What the robot says: its mode and the names of its errors."""
         if mode != IDLE or self.live != IDLE:
             self._idle_s = now_s
-        self._heard, self.live, self._heard_s = True, mode, now_s
+        self.live, self._heard_s = mode, now_s
         if mode == USER_STOP:
             self._fail("user stop")
         elif mode == REFLEX:
@@ -47,10 +46,18 @@ class RigHealth:
             self._fail("the robot is idle although the impedance controller was started: it was stopped from outside")
 
     def tick(self, now_s: float) -> None:
-        """The time goes on, without a word of the robot perhaps."""
+        """The time goes on, without a word of the robot perhaps. To be called every 0.1 s.
+
+        Silence counts while the controller runs, and from the end of a pause of this process: what the robot said in
+        it is still to be read.
+        """
+        paused, self._ticked_s = now_s - self._ticked_s > PAUSE_S, now_s
+        if paused:
+            self._heard_s = now_s
         if self.live is not None and now_s - self._heard_s > SILENCE_S:
             self.live = None
-            self._fail("the robot's state fell silent: franka_ros2 has stopped the hardware, or is gone")
+            if self.commanding:
+                self._fail("the robot's state fell silent: franka_ros2 has stopped the hardware, or is gone")
 
     def started(self, now_s: float) -> None:
         """The impedance controller runs now."""

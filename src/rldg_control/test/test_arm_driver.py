@@ -364,6 +364,13 @@ def test_a_driver_that_was_closed_begins_anew_where_the_arm_stands(rig: Rig) -> 
     np.testing.assert_allclose(rig.arm.aimed[0].position, shifted(-0.02).position)
 
 
+def test_a_client_library_that_does_not_come_back_is_noticed(rig: Rig) -> None:
+    rig.now_s += 9.0
+    assert not rig.driver.hangs
+    rig.now_s += 2.0
+    assert rig.driver.hangs
+
+
 class FakeHand:
     """A gripper whose commands last until they are let go on."""
 

@@ -1,5 +1,6 @@
 """What the bridge decides: the arm's health as the graph is told it, and one goal of the hand at a time."""
 
+import numpy as np
 import pytest
 
 from rldg_control.franka_rig import IDLE, MOVE, REFLEX, USER_STOP, BinaryGripper, Decimator, Order, RigHealth
@@ -30,16 +31,36 @@ def test_a_reflex_is_told_with_its_errors_and_ends_commands(health: RigHealth) -
     assert not health.commanding
 
 
+def fall_silent(health: RigHealth, until_s: float = 10.5) -> None:
+    for now_s in np.arange(10.0, until_s, 0.1).tolist():
+        health.tick(now_s)
+
+
 def test_a_robot_that_falls_silent_has_a_fault(health: RigHealth) -> None:
-    health.tick(10.25)
+    fall_silent(health, until_s=10.29)
     assert health.mode == MOVE
-    health.tick(10.4)
+    fall_silent(health)
     assert health.mode == REFLEX
     assert "silent" in health.fault
 
 
-def test_a_fault_stays_until_somebody_recovered_whatever_the_robot_says(health: RigHealth) -> None:
+def test_a_pause_of_the_bridge_itself_is_no_silence_of_the_robot(health: RigHealth) -> None:
+    fall_silent(health, until_s=10.29)
     health.tick(11.0)
+    assert health.mode == MOVE
+
+
+def test_silence_before_anything_was_started_is_only_waited_for() -> None:
+    health = RigHealth()
+    health.on_state(IDLE, [], 10.0)
+    fall_silent(health)
+    assert (health.mode, health.fault) == (None, "")
+    health.on_state(IDLE, [], 10.6)
+    assert health.mode == IDLE
+
+
+def test_a_fault_stays_until_somebody_recovered_whatever_the_robot_says(health: RigHealth) -> None:
+    fall_silent(health)
     health.on_state(MOVE, [], 11.1)
     assert health.mode == REFLEX
     health.recovered()

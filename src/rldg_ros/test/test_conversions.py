@@ -178,3 +178,20 @@ def test_unknown_phases_outcomes_and_sources_are_refused() -> None:
     step.source = 77
     with pytest.raises(ValueError, match="77 is not a valid Source"):
         convert.step_from_msg(step)
+
+
+def test_joints_survive_the_wire_and_come_in_the_order_asked_for() -> None:
+    joints = convert.Joints(["b", "a"], np.array([0.1, 0.2]), np.array([1.0, 2.0]))
+    sample = convert.JOINTS.unpack(convert.JOINTS.pack(joints, [3.0, 4.0], 7, "base"))
+    assert (sample.stamp_ns, sample.frame_id) == (7, "base")
+    ordered = sample.value.in_order(["a", "b"])
+    assert ordered.position.tolist() == [0.2, 0.1]
+    assert ordered.velocity.tolist() == [2.0, 1.0]
+    with pytest.raises(ValueError, match="joints: c missing; there are b, a"):
+        sample.value.in_order(["a", "c"])
+
+
+def test_joints_without_velocities_are_refused() -> None:
+    joints = convert.Joints(["a", "b"], np.array([0.1, 0.2]), np.array([]))
+    with pytest.raises(ValueError, match="2 names, 2 positions, 0 velocities"):
+        convert.JOINTS.unpack(convert.JOINTS.pack(joints, [], 7, "base"))

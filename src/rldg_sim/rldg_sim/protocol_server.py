@@ -55,6 +55,8 @@ class ProtocolArm(MujocoFrankaSim):
     steps the cell, and adds the forces. Whoever else touches the cell holds :attr:`lock`.
     """
 
+    running: bool
+
     def __init__(self, cell: Cell) -> None:
         super().__init__()
         self.cell = cell
@@ -212,6 +214,8 @@ class ProtocolServer(FrankaSimServer):
     Raises:
         OSError: a port is taken.
     """
+
+    _DRAIN_GATE_TIMEOUT: float
 
     def __init__(self, cell: Cell, address: str = "127.0.0.1", patience_s: float = 0.0) -> None:
         self._patience_s = patience_s

@@ -31,7 +31,7 @@ class Rehearsal:
     def __init__(self, task: str, address: str) -> None:
         self.cell = Cell(load_task(task))
         self.address = address
-        self.server = ProtocolServer(self.cell, address)
+        self.server = ProtocolServer(self.cell, address, patience_s=0.05)  # the machine may be busy
         self.server.open()
 
     def connect(self) -> Any:
