@@ -196,9 +196,20 @@ def configure(bench: Bench, **values: object) -> str:
     return str(bridge._checks["lifecycle"][1])
 
 
-def test_thresholds_below_the_force_guard_are_refused(backend: InOneProcess) -> None:
-    message = configure(backend.bench, collision_force_n=50.0)
-    assert "must be above safety.max_force_n of the task (50 N)" in message
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("collision: {force_n: 50.0}", "must be above safety.max_force_n of the task (50 N)"),
+        ("collision: {torque_nm: [30.0]}", "1 collision.torque_nm, both must be 7"),
+        ("flange_to_tcp: {xyz_m: [0.0, 0.0, 0.2], rpy_rad: [0.0, 0.0, 0.0]}", "not that of a Franka hand"),
+    ],
+)
+def test_a_robot_file_that_this_rig_cannot_follow_is_refused(
+    backend: InOneProcess, tmp_path: Path, changes: str, said: str
+) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text(f"extends: fr3\n{changes}\n")
+    assert said in configure(backend.bench, robot=str(file))
 
 
 def test_lockstep_is_refused(backend: InOneProcess) -> None:

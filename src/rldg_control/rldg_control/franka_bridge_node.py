@@ -31,7 +31,7 @@ from rldg_core.frames import Array, Pose, rotation_angle
 from rldg_core.impedance_parameters import impedance_parameters
 from rldg_core.kinematics import JOINTS, tcp_state
 from rldg_core.target_gate import TargetGate
-from rldg_core.task import GripperUse
+from rldg_core.task import FRANKA_HAND, GripperUse
 from rldg_ros import conversions as convert
 from rldg_ros import qos
 from rldg_ros.base import ERROR, OK, WARN, BaseNode
@@ -62,22 +62,6 @@ class FrankaBridgeNode(BaseNode):
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__("franka_bridge", **kwargs)
-        self._force_n = self.declare(
-            "collision_force_n",
-            60.0,
-            "Force (N) and, as a number, moment at the TCP that stop the robot.",
-            low=10.0,
-            high=100.0,
-        )
-        self._torque_nm = list(
-            self.declare(
-                "collision_torque_nm",
-                [35.0, 35.0, 32.0, 30.0, 29.0, 27.0, 24.0],
-                "External torque of each joint (N m) that stops the robot.",
-            )
-        )
-        self._grasp_force_n = self.declare("grasp_force_n", 40.0, "Force of the fingers (N).", low=5.0, high=70.0)
-        self._finger_speed_m_s = self.declare("finger_speed_m_s", 0.1, "Of the opening (m/s).", low=0.01, high=0.15)
         self._reset_speed_rad_s = self.declare(
             "reset_speed_rad_s", 0.4, "Greatest joint speed of reset_joints (rad/s).", low=0.05, high=1.0
         )
@@ -95,16 +79,7 @@ class FrankaBridgeNode(BaseNode):
             raise RuntimeError(f"{error.name} is not installed: {_NO_MESSAGES}") from None
         if self.lockstep:
             raise ValueError("parameter lockstep: is true, must be false: a robot does not wait")
-        if self._force_n <= self.task.safety.max_force_n:
-            raise ValueError(
-                f"parameter collision_force_n: is {self._force_n:g} N, must be above safety.max_force_n of the task "
-                f"({self.task.safety.max_force_n:g} N), or the robot stops before the force guard holds"
-            )
-        if not len(self.robot.joint_names) == len(self._torque_nm) == JOINTS:
-            raise ValueError(
-                f"robot {self.robot.name}: {len(self.robot.joint_names)} joint_names and {len(self._torque_nm)} "
-                f"collision_torque_nm, both must be {JOINTS}"
-            )
+        self._check_robot_file()
         self._health, self._gate = RigHealth(), TargetGate(self.robot.base_frame)
         self._gripper = BinaryGripper()
         self._joints_due, self._wrench_due = Decimator(_SAMPLE_S), Decimator(_SAMPLE_S)
@@ -159,6 +134,24 @@ class FrankaBridgeNode(BaseNode):
         self.listen(convert.POSE, "target_pose", self._on_target, qos.reliable(2))
         if self.task.control.gripper is GripperUse.BINARY:  # else the hand keeps what it holds, whatever happens
             self.listen(Float64, "gripper/command", self._on_gripper, qos.latched())
+
+    def _check_robot_file(self) -> None:
+        robot, most_n = self.robot, self.task.safety.max_force_n
+        if robot.collision.force_n <= most_n:
+            raise ValueError(
+                f"robot {robot.name}: collision.force_n is {robot.collision.force_n:g} N, must be above "
+                f"safety.max_force_n of the task ({most_n:g} N), or the robot stops before the force guard holds"
+            )
+        if not len(robot.joint_names) == len(robot.collision.torque_nm) == JOINTS:
+            raise ValueError(
+                f"robot {robot.name}: {len(robot.joint_names)} joint_names and {len(robot.collision.torque_nm)} "
+                f"collision.torque_nm, both must be {JOINTS}"
+            )
+        if robot.flange_to_tcp != FRANKA_HAND:
+            raise ValueError(
+                f"robot {robot.name}: flange_to_tcp is not that of a Franka hand, which franka_ros2 describes and "
+                "crisp_controllers moves; use robot:=fr3_direct for another tool"
+            )
 
     def on_start(self) -> None:
         self._running = True
@@ -285,11 +278,11 @@ class FrankaBridgeNode(BaseNode):
 
     async def _open(self) -> None:
         width_m = self.robot.gripper_max_width_m
-        await self._finger_goal("franka_gripper/move", width=width_m, speed=self._finger_speed_m_s)
+        await self._finger_goal("franka_gripper/move", width=width_m, speed=self.robot.grip.speed_m_s)
 
     async def _close(self) -> None:
         kind = self._clients_of_actions["franka_gripper/grasp"][1]
-        goal = kind.Goal(width=0.0, speed=self._finger_speed_m_s, force=self._grasp_force_n)
+        goal = kind.Goal(width=0.0, speed=self.robot.grip.speed_m_s, force=self.robot.grip.force_n)
         goal.epsilon.outer = self.robot.gripper_max_width_m  # whatever is between the fingers was to be grasped
         fields = {name: getattr(goal, name) for name in goal.get_fields_and_field_types()}
         await self._finger_goal("franka_gripper/grasp", **fields)
@@ -353,7 +346,8 @@ class FrankaBridgeNode(BaseNode):
         if self._health.live is None:
             raise _RigError(f"waiting for {_STATE}/robot_state")
         await self._deactivate()  # it may run since before a restart of this node; thresholds are set while it does not
-        torques, forces = self._torque_nm, [self._force_n] * 6
+        loads = self.robot.collision
+        torques, forces = list(loads.torque_nm), [loads.force_n] * 3 + [loads.moment_nm] * 3
         thresholds: dict[str, Any] = {}
         for kind, values in (("torque", torques), ("force", forces)):
             for bound in ("lower", "upper"):

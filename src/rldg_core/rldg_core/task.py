@@ -275,6 +275,9 @@ class Grip(_Strict, frozen=True, kw_only=True):
     force_n: Annotated[float, msgspec.Meta(gt=0.0, le=70.0)] = 40.0
 
 
+FRANKA_HAND = PoseSpec(xyz_m=(0.0, 0.0, 0.1034), rpy_rad=(0.0, 0.0, -math.pi / 4.0))
+
+
 class Robot(_Strict, frozen=True, kw_only=True):
     """One file of ``config/robots``: what is special about an arm."""
 
@@ -286,7 +289,7 @@ class Robot(_Strict, frozen=True, kw_only=True):
     home_rad: tuple[Angle, ...]
     gripper_max_width_m: Annotated[float, msgspec.Meta(gt=0.0, le=0.2)]
     operator: OperatorDevice = OperatorDevice()
-    flange_to_tcp: PoseSpec = PoseSpec(xyz_m=(0.0, 0.0, 0.1034), rpy_rad=(0.0, 0.0, -math.pi / 4.0))  # a Franka hand
+    flange_to_tcp: PoseSpec = FRANKA_HAND
     tcp_to_camera: PoseSpec | None = None  # the wrist camera's optical frame; None: not calibrated
     collision: Collision = Collision()
     grip: Grip = Grip()

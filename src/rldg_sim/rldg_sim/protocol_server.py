@@ -28,6 +28,8 @@ from rldg_sim.arm import FINGER_TRAVEL_M, TCP_OFFSET_M
 from rldg_sim.cell import WRENCH_STEPS, Cell
 
 ARM_PORT, HAND_PORT = 1337, 1338  # clients know no others
+# A robot estimates loads from its joint torques: a peak of a millisecond is none to it. Cut off at 20 Hz (our choice).
+_LOADS_SHARE = 1.0 - np.exp(-2.0 * np.pi * 20.0 * 1e-3)
 _ERRORS = {"joint_reflex": 6, "cartesian_reflex": 7}  # places in libfranka's list of errors
 # The base class's own servos, for what is not commanded as torque, are damped too stiffly for this arm's small wrist
 # (armature 0.074 kg m2): damping times step over inertia must stay well below 2.
@@ -220,6 +222,7 @@ class ProtocolServer(FrankaSimServer):
     def __init__(self, cell: Cell, address: str = "127.0.0.1", patience_s: float = 0.0) -> None:
         self._patience_s = patience_s
         self._thresholds: tuple[Array, Array] | None = None
+        self._loads = (np.zeros(7), np.zeros(6))
         arm = ProtocolArm(cell)
         super().__init__(
             host=address,
@@ -309,12 +312,11 @@ class ProtocolServer(FrankaSimServer):
 
     def _run_self_collision_check(self, sim_state: dict[str, Any]) -> None:
         super()._run_self_collision_check(sim_state)
+        for load, name in zip(self._loads, ("tau_ext_hat_filtered", "O_F_ext_hat_K"), strict=True):
+            load += _LOADS_SHARE * (np.asarray(sim_state[name]) - load)
         if self._thresholds is None or not self.current_motion_id:
             return
-        for error, felt, threshold in (
-            ("joint_reflex", sim_state["tau_ext_hat_filtered"], self._thresholds[0]),
-            ("cartesian_reflex", sim_state["O_F_ext_hat_K"], self._thresholds[1]),
-        ):
+        for error, felt, threshold in zip(_ERRORS, self._loads, self._thresholds, strict=True):
             over = np.abs(felt) > threshold
             if over.any():
                 axis = int(np.argmax(over))
