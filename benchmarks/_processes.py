@@ -14,8 +14,8 @@ from scipy import stats
 
 RESOURCES = ("rss_mb", "pss_mb", "descriptors", "threads")
 ENOUGH = 12  # samples of one process, after its warm-up, that a slope is fitted to
-# What may grow in an hour without being called a leak: an allocator that has not settled, a socket that is closing. What is
-# resident is told only: it counts the shared memory of every process that came and went for each that once looked at it.
+# What may grow in an hour without being called a leak: an allocator that has not settled, a socket that is closing.
+# What is resident is told only: it counts shared memory of others that came and went for each process that saw it.
 ALLOWED_PER_H = {"rss_mb": float("inf"), "pss_mb": 10.0, "descriptors": 4.0, "threads": 1.0}
 CERTAINTY = 0.99
 
