@@ -13,7 +13,7 @@ from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
 from rclpy.node import Node
 
-from rldg_core.frames import Pose, rotate
+from rldg_core.frames import Array, Pose, rotate
 from rldg_ros import conversions as convert
 from rldg_ros.testing import Bench
 from tests.arm_backends import BACKENDS, ROBOT, Arm, Backend
@@ -205,12 +205,15 @@ def test_touching_the_table_is_felt_as_a_force_on_the_tool_out_of_the_table(arm:
     free = np.mean([wrench.value for wrench in arm.wrenches[-20:]], axis=0)
     height = arm.home.position[2]
     arm.go(arm.away(z=0.015 - height))  # gently: a real arm stops by itself when it is hit hard
-    arm.target = arm.away(z=-0.014 - height)  # under it
-    assert arm.bench.spin(lambda: arm.position[2] < 0.03 and arm.stays(0.3))
-    felt = np.mean([wrench.value for wrench in arm.wrenches[-20:]], axis=0) - free
-    up = rotate(arm.poses[-1].value.quaternion, felt[:3])  # base axes
-    assert 10.0 < up[2] < 55.0  # stiffness times clip is 40 N
-    assert np.abs(up[:2]).max() < 8.0
+    arm.target = arm.away(z=-0.004 - height)  # a little under where it touches, for 15 to 30 N
+
+    def felt() -> Array:
+        load = np.mean([wrench.value for wrench in arm.wrenches[-20:]], axis=0) - free
+        return rotate(arm.poses[-1].value.quaternion, load[:3])  # base axes
+
+    assert arm.bench.spin(lambda: felt()[2] > 10.0 and arm.stays(0.3)), (felt(), arm.modes[-1], arm.position[2])
+    assert felt()[2] < 45.0
+    assert np.abs(felt()[:2]).max() < 8.0
 
 
 def test_the_backends_answer_a_step_alike() -> None:
