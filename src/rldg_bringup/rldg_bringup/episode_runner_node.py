@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -248,8 +249,11 @@ class EpisodeRunner:
         result: Future = handle.get_result_async()
         for _ in range(count):
             self.spin_until(lambda: bool(self._ended) or result.done(), timeout_s, "the end of an episode")
-            if not self._ended:
-                self.spin(0.5)  # the result may overtake the end of the last episode
+            if not self._ended:  # the result may overtake the end of the last episode
+                early: Any = result.result()
+                known = early.result.message or self._report.outcome is not Outcome.NONE
+                with contextlib.suppress(TimeoutError):
+                    self.spin_until(lambda: bool(self._ended), 0.5 if known else 5.0, "its end")
             if not self._ended and self._report.outcome is not Outcome.NONE:
                 self._deliver()  # it was aborted without a last step
             if not self._ended:
