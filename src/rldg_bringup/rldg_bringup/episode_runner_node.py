@@ -68,7 +68,8 @@ class EpisodeRunner:
         self._ended: list[EpisodeReport] = []
         if follow:
             self.listen(StepMsg, "step", self._on_step, qos.reliable(50))
-            self.listen(Episode, "episode", self._on_episode, qos.latched())
+            # its end is followed at once by what comes next, which must not push it out
+            self.listen(Episode, "episode", self._on_episode, qos.latched(20))
 
     def __enter__(self) -> EpisodeRunner:
         return self

@@ -142,11 +142,8 @@ class FrankaBridgeNode(BaseNode):
                 f"robot {robot.name}: collision.force_n is {robot.collision.force_n:g} N, must be above "
                 f"safety.max_force_n of the task ({most_n:g} N), or the robot stops before the force guard holds"
             )
-        if not len(robot.joint_names) == len(robot.collision.torque_nm) == JOINTS:
-            raise ValueError(
-                f"robot {robot.name}: {len(robot.joint_names)} joint_names and {len(robot.collision.torque_nm)} "
-                f"collision.torque_nm, both must be {JOINTS}"
-            )
+        if len(robot.joint_names) != JOINTS:
+            raise ValueError(f"robot {robot.name}: {len(robot.joint_names)} joint_names, must be {JOINTS}")
         if robot.flange_to_tcp != FRANKA_HAND:
             raise ValueError(
                 f"robot {robot.name}: flange_to_tcp is not that of a Franka hand, which franka_ros2 describes and "
