@@ -20,6 +20,7 @@ Runs ruff, mypy and pytest over the whole workspace. With pytest arguments (-k, 
 # What runs out of time is tried once more, and listed as a rerun: real processes over DDS on a busy machine miss each
 # other once in thousands of tests. A wrong result is never tried again.
 _SECOND_TRY = ["--reruns", "1", "--only-rerun", "Timeout", "--only-rerun", r"\bspin\(", "-r", "sR"]
+_SECOND_TRY += ["--only-rerun", "died or hangs: no heartbeat"]  # of a node that was not scheduled for half a second
 # About once in 500 connections to a rehearsal, franky's client gives up with this; why is not known. Drivers recover.
 _SECOND_TRY += ["--only-rerun", "libfranka: incorrect object size"]
 
